@@ -211,6 +211,7 @@ def test_a_backbone_for_which_there_is_no_time_is_named(
     [
         ({"backbone": "lite9"}, r'No pretrained backbone is called "lite9"\. Did you mean "lite'),
         ({"backbone": "resnet50"}, r"timm:NAME for a model of timm, such as timm:resnet50"),
+        ({"backbone": "timm:resnet5"}, r'timm .* has no model "resnet5"\. Similar names: .*resnet50'),
         ({"backbone": "timm:resnet50"}, r'weights of "timm:resnet50" are not bundled\. Set model\.weights'),
         ({"backbone": "timm:resnet50", "weights": "absent.pt"}, r'"absent\.pt" is neither "hub" nor a file'),
         ({"backbone": "absent.onnx"}, r"There is no graph at absent\.onnx"),

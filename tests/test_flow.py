@@ -260,6 +260,11 @@ def test_a_failed_proof_refuses_the_run(
         Predictor(run)
 
 
+def test_a_run_that_left_no_folder_is_started_again(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"There is no folder .*gone\. A run that was stopped before it trained"):
+        run_folder.load_recipe(tmp_path / "gone")
+
+
 def test_a_probe_that_was_interrupted_is_resumed(
     probed: Path, faulty: SyntheticDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

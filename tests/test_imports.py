@@ -85,7 +85,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "export": {"batches", "models", "training", "inference"},
     "serve": {"batches", "inference", "web"},
     "evaluation": MODEL,
-    "report": {"evaluation", "inference"},
+    "report": {"models", "evaluation", "inference"},
     "review": {"batches", "data", "models", "inference", "report", "web"},
     "flow": {*MODEL, "evaluation", "report"},
     "tune": {*MODEL, "evaluation", "report", "flow"},

@@ -112,6 +112,9 @@ def test_scores_are_those_of_the_files(collection: SyntheticDataset, tmp_path: P
     sentence = f"{recorded['test_pictures']} of {test[0].height} test pictures were predicted again from their files"
     for name in ("report.html", "README.md"):
         assert sentence in (sampled.path / name).read_text(encoding="utf-8")
+        text = (proven.path / name).read_text(encoding="utf-8")
+        assert f"all {test[0].height} test pictures were predicted from them, by model.onnx" in text
+        assert "predicted again from their files" not in text
 
 
 def shift_test_features(monkeypatch: pytest.MonkeyPatch, rows: Sequence[int] | None = None) -> None:

@@ -63,7 +63,10 @@ from bestiary.training.recipe_checks import (
         ({"train": {"size_from": 96}, "model": {"method": "finetune"}}, "size_from .* needs all 7 stages trained"),
         ({"model": {"method": "scratch", "backbone": "lite0"}}, "model.backbone = lite0 has no effect"),
         ({"model": {"method": "finetune", "filters": [8, 16]}}, "model.filters .* finetune; it applies to scratch"),
-        ({"onnx": {"white": 255}}, "onnx.white = 255.0 has no effect with probe; it applies to a graph"),
+        (
+            {"onnx": {"white": 255}},
+            "onnx.white = 255.0 has no effect with the backbone lite2; it applies to a probe on a graph",
+        ),
         (
             {"model": {"method": "scratch", "batch_norm": True}},
             "batch_norm = True .* network resnet; it applies to the network plain",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shlex
@@ -25,6 +26,8 @@ from bestiary.evaluation.reliability import conformal_coverage, undo_temperature
 from bestiary.evaluation.slices import find_weak_slices
 from bestiary.inference.conformal import fit_conformal
 from bestiary.label_issue_summary import LabelIssueSummary
+from bestiary.recipe import Recipe
+from bestiary.recipe_files import apply_overrides
 from bestiary.report import finding_section, format, gallery, plots, verdict
 from bestiary.report.coverage_section import threshold_tables
 from bestiary.report.gallery import heatmap_overlays
@@ -35,6 +38,8 @@ from bestiary.report.run_report import render_run_report, write_report
 from bestiary.report.run_summary import RunSummary, summarise_run
 from bestiary.report.thumbnails import LARGEST_BYTES, thumbnail_data_uri
 from bestiary.text import format_percent
+from bestiary.training.backbone_checks import check_backbone
+from bestiary.training.recipe_checks import check_no_unused_settings
 from tiny_model import coloured, write_run
 
 HOSTILE = '<script>alert("1")</script> & Bär'
@@ -645,6 +650,45 @@ def test_the_command_for_fine_tuning_names_pictures_labels_and_recipe(run: Path,
     (own / "corrections.csv").touch()
     found = summarise_run(replace(files, environment=facts))
     assert f"--corrections {files.folder / 'corrections.csv'} --method finetune" in found.finetune
+
+
+@pytest.mark.parametrize("chosen", ["lite0", "timm:resnet18", "maps.onnx"])
+def test_the_commands_of_a_choice_of_backbones_train_with_the_chosen_one(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chosen: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("maps.onnx", "resnet18.pt"):
+        Path(name).touch()
+    model = {"backbone": "lite0,timm:resnet18,maps.onnx", "weights": "resnet18.pt"}
+    onnx = {"white": 255, "mean": [1, 2, 3], "output": "y"}
+    requested: dict[str, Any] = {"model": model, "onnx": onnx, "probe": {"views": "mirror"}}
+    lines = [f"{name} = {json.dumps(value)}" for name, value in (*model.items(),)]
+    text = "\n".join(["[model]", *lines, "[onnx]", *(f"{key} = {json.dumps(value)}" for key, value in onnx.items())])
+    resolved = f'[model]\nbackbone = "{chosen}"\n'
+    files = replace(read_run(run), requested=f'{text}\n[probe]\nviews = "mirror"\n', resolved=resolved)
+    summary = summarise_run(replace(files, bundle={**files.bundle, "backbone": chosen}))
+    assert (summary.finetune == "") == (chosen == "maps.onnx")
+    steps = [
+        step.what for step in next_steps(replace(summary, metrics={**summary.metrics, "macro_f1": {"value": 0.5}}))
+    ]
+    assert ("Try fine-tuning." in steps) == (chosen != "maps.onnx")
+    for command in filter(None, (summary.finetune, summary.folds, summary.full_size, summary.lite2)):
+        words = shlex.split(command)
+        options = list(itertools.pairwise(words))
+        values = apply_overrides(requested, [setting for option, setting in options if option == "--set"])
+        keys = {"--backbone": "backbone", "--method": "method"}
+        values["model"] |= {keys[option]: value for option, value in options if option in keys}
+        values["data"] = {option[2:]: int(value) for option, value in options if option == "--folds"}
+        recipe = Recipe.of(values)
+        check_backbone(recipe)
+        check_no_unused_settings(recipe)
+        assert recipe.model.backbone == ("lite2" if command == summary.lite2 else chosen)
+
+
+def test_a_budget_that_chose_lite0_offers_lite2(run: Path) -> None:
+    assert summarise_run(read_run(run)).lite2.endswith("--backbone lite2")
+    tried = replace(read_run(run), requested='[model]\nbackbone = "lite0,lite2"\n')
+    assert summarise_run(tried).lite2 == ""
 
 
 def test_a_report_by_the_name_of_latest_is_of_the_run_itself(run: Path, tmp_path: Path) -> None:

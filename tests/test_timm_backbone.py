@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -85,7 +86,7 @@ def test_the_description_names_weights_source_and_licence(tmp_path: Path) -> Non
     path = save_random_weights(tmp_path, "test_resnet")
     record = load("test_resnet", path, tmp_path).facts.weights
     assert record.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert record.source == "timm test_resnet.r160_in1k, from test_resnet.safetensors"
+    assert record.source == "the file test_resnet.safetensors, read as weights of timm's test_resnet"
     expected = "apache-2.0 for timm's own weights of test_resnet.r160_in1k; this file names none"
     assert record.licence == expected
     own = save_random_weights(tmp_path, "test_resnet", {"license": "cc-by-nc-4.0"})
@@ -135,6 +136,14 @@ def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"test_vit\.safetensors does not hold the weights of test_resnet"):
         load("test_resnet", path, tmp_path)
     assert not (tmp_path / "cache").exists()
+
+
+def test_of_many_tensors_that_are_missing_a_few_are_named(tmp_path: Path) -> None:
+    path = save_random_weights(tmp_path, "test_vit")
+    with pytest.raises(RecipeError) as refused:
+        load("test_resnet", path, tmp_path)
+    assert re.search(r'Missing key\(s\) in state_dict: ("[\w.]+", ){3}and \d+ more', str(refused.value))
+    assert re.search(r'Unexpected key\(s\) in state_dict: ("[\w.]+", ){3}and \d+ more', str(refused.value))
 
 
 def test_an_unknown_name_gives_the_nearest(tmp_path: Path) -> None:

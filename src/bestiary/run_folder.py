@@ -121,6 +121,10 @@ def resume_context(run: Path, threads: int | None, reporter: Reporter | None) ->
 
 def load_recipe(run: Path) -> Recipe:
     """Return the requested recipe of a run. Raises RunError if the folder is not a run."""
+    if not run.exists():
+        raise RunError(
+            f"There is no folder {run}. A run that was stopped before it trained leaves none: start it again."
+        )
     if not (run / "asked.toml").is_file():
         raise RunError(f"{run} is not a run folder: it has no asked.toml.")
     return Recipe.of(read_toml(run / "asked.toml"))

@@ -91,7 +91,7 @@ def _guess_layout(name: str, shape: tuple[int, ...], path: Path) -> TensorLayout
     first, last = shape[2] == shape[3], shape[1] == shape[2]  # sides are equal, channels differ from them
     if first == last:
         raise RecipeError(
-            f"{path}: {name} has the shape {shape}, which does not say where its channels are. Set"
+            f'{path}: its tensor "{name}" has the shape {shape}, which does not say where its channels are. Set'
             ' onnx.output_layout to "nchw" or "nhwc".'
         )
     return "nchw" if first else "nhwc"

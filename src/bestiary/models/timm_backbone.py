@@ -10,6 +10,7 @@ import difflib
 import io
 import math
 import re
+import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from bestiary.models.pretrained_weights import lite_weights_path, verified_bytes
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+NAME_LIST = re.compile(r'((?:"[^"]+", ){3})((?:"[^"]+", )*"[^"]+")')  # of more than three names
 # Key prefixes of the packaged weights -> timm's.
 OUTER_KEYS = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
 FIRST_STAGE_KEYS = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
@@ -101,7 +103,7 @@ def create_timm_model(
     """
     import_optional("torch", extra="torch")
     timm = import_optional("timm", extra="torch")
-    _check_model_name(timm, name)
+    check_model_name(name)
     if weights_file is not None and from_hub:
         raise RecipeError(f'"{name}" was given both the file {weights_file} and the hub. Choose one in model.weights.')
     if weights_file is None and not from_hub:
@@ -148,7 +150,9 @@ def _timm_key(key: str, block_names: list[str]) -> str:
     return f"{block}.{names.get(module, module)}.{field}"
 
 
-def _check_model_name(timm: Any, name: str) -> None:
+def check_model_name(name: str) -> None:
+    """Raise RecipeError, with the nearest names, for a name that timm does not know."""
+    timm = import_optional("timm", extra="torch")
     valid_names = {*timm.list_models(), *timm.list_pretrained()}
     if name not in valid_names:
         close = ", ".join(difflib.get_close_matches(name, valid_names, n=5)) or "none"
@@ -339,4 +343,5 @@ def _no_feature_maps_error(name: str, reason: str) -> RecipeError:
 def _summarise_error(error: BaseException) -> str:
     """Return the error as one line of at most 300 characters with a full stop."""
     text = " ".join(str(error).split()) or type(error).__name__
-    return f"{text[:300].rstrip('.')}."
+    text = NAME_LIST.sub(lambda names: f"{names[1]}and {names[2].count(chr(44)) + 1} more", text)
+    return f"{textwrap.shorten(text, 300, placeholder=' …').rstrip('.')}."

@@ -92,7 +92,9 @@ def _describe(backbone: TimmBackbone, weights: str) -> BackboneFacts:
         licence = backbone.licence
         if weights != HUB and licence != UNKNOWN:  # the file may hold other weights than timm's
             licence = f"{licence} for timm's own weights of {backbone.pretrained}; this file names none"
-    source = f"timm {backbone.pretrained}, from {'the Hugging Face hub' if weights == HUB else backbone.weights.name}"
+    source = f"timm {backbone.pretrained}, from the Hugging Face hub"
+    if weights != HUB:
+        source = f"the file {backbone.weights.name}, read as weights of timm's {backbone.pretrained.partition('.')[0]}"
     record = Weights(file_sha256(backbone.weights), source, licence)
     return BackboneFacts(backbone.size, backbone.channels, backbone.kind, backbone.no_heatmap, record)
 

@@ -13,7 +13,6 @@ from bestiary.report.coverage_section import coverage_values
 from bestiary.report.format import format_interval, format_metric
 from bestiary.report.plots import ReliabilityPoint
 from bestiary.report.precision_recall_plot import class_curves
-from bestiary.report.proof_text import describe_model_proof
 from bestiary.stats import wilson_interval
 from bestiary.text import format_percent
 
@@ -23,9 +22,7 @@ EVEN = 0.05  # a temperature this close to 1 changes almost nothing
 ALL_LABELS = " Every set contains all labels, as is always the case with fewer than 19 validation pictures."
 
 
-def calibration_values(
-    metrics: Mapping[str, Any], test: pl.DataFrame, bundle: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
+def calibration_values(metrics: Mapping[str, Any], test: pl.DataFrame, proof: str = "") -> dict[str, Any]:
     """Return the plots and sentences about probabilities; the plots are empty without test pictures."""
     confidence = test["probability"].cast(pl.Float64).to_numpy()
     correct = (test["label"] == test["predicted"]).to_numpy().astype(bool)
@@ -41,7 +38,7 @@ def calibration_values(
         "bins": bins,
         "bins_before": before,
         "calibration_words": describe_calibration(metrics),
-        "proof_words": describe_model_proof(bundle or {}, metrics),
+        "proof_words": proof,
         "class_curves": class_curves(test, metrics["confusion"]["labels"]),
         "set_rows": metrics.get("prediction_sets") or [],
         "set_words": describe_prediction_sets(metrics),

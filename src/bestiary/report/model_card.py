@@ -132,7 +132,7 @@ def _iter_parts(run: RunFiles) -> Iterator[str]:
             " count a group of duplicates, or of pictures that were kept together by --group or --site, once."
         )
     yield escape(" ".join(part for part in (describe_calibration(metrics), describe_prediction_sets(metrics)) if part))
-    if proof := describe_model_proof(bundle, metrics):
+    if proof := describe_model_proof(bundle, metrics, run.resolved):
         yield escape(proof)
     yield "## Training"
     yield markdown_table(("", ""), _iter_provenance(run))

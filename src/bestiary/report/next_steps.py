@@ -224,7 +224,7 @@ def _iter_training_steps(summary: RunSummary) -> Iterator[NextStep]:
     if len(c_values) > 1 and history[-1].get("chosen") and (c := history[-1].get("regularisation")):
         why = f"The weakest of {len(c_values)}, C = {c:.3g}, was the best; add larger values to probe.regularisation."
         yield NextStep("Try weaker regularisation.", why, anchor="learning")
-    if method == "probe" and metrics["macro_f1"]["value"] < HIGH_F1:
+    if method == "probe" and metrics["macro_f1"]["value"] < HIGH_F1 and summary.finetune:  # a graph has no fine-tuning
         why = (
             "The backbone is frozen. Fine-tuning its layers may help if the pictures differ much from"
             " photographs of objects."

@@ -29,6 +29,7 @@ from bestiary.report.learning_curve_section import augmentation_values, learning
 from bestiary.report.markdown_summary import markdown_summary
 from bestiary.report.model_card import model_card
 from bestiary.report.next_steps import next_steps
+from bestiary.report.proof_text import describe_model_proof
 from bestiary.report.render import render_page
 from bestiary.report.run_files import RunFiles, read_run, run_caveats, test_predictions
 from bestiary.report.run_summary import summarise_run
@@ -81,7 +82,7 @@ def render_run_report(run: RunFiles, findings: Mapping[str, Any] | None = None, 
         **confusion_values(run.metrics),
         "confused": most_confused_pairs(run.metrics, test, names, tags),
         "slices": run.metrics.get("slices") or {},  # older runs have none
-        **calibration_values(run.metrics, test, run.bundle),
+        **calibration_values(run.metrics, test, describe_model_proof(run.bundle, run.metrics, run.resolved)),
         **event_values(run.metrics, run.folder),
         **threshold_values(run.metrics),
         **build_galleries(test, tags, names, partial(_heatmaps, run, threads)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import tomllib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,11 +15,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from bestiary.errors import RecipeError
 from bestiary.evaluation.slices import macro_f1_from_confusion
 from bestiary.install_command import install_command
 from bestiary.label_issue_summary import LabelIssueSummary
+from bestiary.models.backbones import backbone_names, is_graph
+from bestiary.recipe import Recipe
 from bestiary.recipe_sections import BACKBONE_SIZES
-from bestiary.report.commands import compare_command, retrain_command
+from bestiary.report.commands import compare_command, reset_options, retrain_command
 from bestiary.report.run_files import RunFiles
 
 FEW_GROUPS = 10  # different pictures of a class that folds need
@@ -70,7 +74,7 @@ def summarise_run(run: RunFiles) -> RunSummary:
     marked = run.findings.filter(pl.col("is_issue") & (pl.col("check") == LABEL_CHECK))
     of_suspects = run.pictures.filter(pl.col("row_id").is_in(marked["row_id"].implode()))
     train = run.pictures.filter(pl.col("split") == "train")["label"]
-    recipe = run.folder / "asked.toml"
+    recipe, requested = run.folder / "asked.toml", _read_requested(run)
     corrections: Path | None = run.folder / "corrections.csv"
     backbone, size = str(run.bundle.get("backbone", "")), int(run.bundle.get("size") or 0)
     groups = (
@@ -83,6 +87,12 @@ def summarise_run(run: RunFiles) -> RunSummary:
     own_size = ("--set", f"picture.size={largest}") if size != BACKBONE_SIZES.get(backbone) else ()
     corrections = corrections if corrections is not None and corrections.exists() else None
     command = partial(retrain_command, recipe, run.environment, corrections)
+    names, chosen, same = backbone_names(requested.model.backbone), requested.model.backbone, list[str]()
+    if len(names) > 1:  # of several, only the chosen one can be cross-validated or fine-tuned
+        chosen = str(tomllib.loads(run.resolved)["model"]["backbone"])
+        same = ["--backbone", chosen, *reset_options(requested, chosen)]
+    finetune = ["--method", "finetune", *same[:2], *reset_options(requested, chosen, "finetune")]
+    lite2 = ["--backbone", "lite2", *reset_options(requested, "lite2"), *own_size]
     return RunSummary(
         run.metrics,
         {str(label): n for label, n in Counter(train.to_list()).items()},
@@ -96,15 +106,23 @@ def summarise_run(run: RunFiles) -> RunSummary:
         run.lessons,
         str(run.bundle.get("method", "")),
         shlex.quote(str(run.folder)),
-        command("--method", "finetune"),
+        "" if is_graph(chosen) else command(*finetune),
         backbone,
         size,
-        command("--set", f"picture.size={native}") if native else "",
-        command("--backbone", "lite2", *own_size),
-        command("--folds", "5", "--split", "resplit") if can_fold else "",
+        command("--set", f"picture.size={native}", *same) if native else "",
+        "" if len(names) > 1 and "lite2" in names else command(*lite2),
+        command("--folds", "5", "--split", "resplit", *same) if can_fold else "",
         compare_command(run.folder),
         "" if find_spec("torch") else install_command("torch"),
     )
+
+
+def _read_requested(run: RunFiles) -> Recipe:
+    """Return the requested recipe; the default one where it is of another version, and no command could use it."""
+    try:
+        return Recipe.of(tomllib.loads(run.requested))
+    except RecipeError:
+        return Recipe()
 
 
 def _read_label_check(run: RunFiles) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from bestiary.errors import RecipeError
@@ -14,6 +15,7 @@ from bestiary.models.backbones import (
     weights_by_name,
 )
 from bestiary.models.efficientnet_lite import BACKBONES
+from bestiary.models.timm_backbone import check_model_name
 from bestiary.models.timm_export import HUB, PREFIX
 from bestiary.recipe import Recipe
 from bestiary.recipe_sections import ModelConfig
@@ -38,6 +40,8 @@ def check_backbone(recipe: Recipe) -> None:
         )
     for name, value in weights.items():
         if name.startswith(PREFIX) and value == "bundled":
+            if find_spec("timm"):
+                check_model_name(name.removeprefix(PREFIX))
             raise RecipeError(
                 f'The weights of "{name}" are not bundled. Set model.weights to a file of weights, or to "hub" to'
                 f" download them. Bundled: {', '.join(BACKBONES)}."

@@ -72,9 +72,10 @@ def check_no_unused_settings(recipe: Recipe) -> None:
     defaults = Recipe.of(rest).resolve().model_dump(mode="json")
     for section, key in unused:
         value, reason = overrides[section][key], _explain_unused(recipe, section, key)
+        user = _describe_learner(recipe) if section != "onnx" else f"the backbone {recipe.model.backbone}"
         if value != defaults[section][key]:
             raise RecipeError(
-                f"{section}.{key} = {value} has no effect with {_describe_learner(recipe)}; {reason}"
+                f"{section}.{key} = {value} has no effect with {user}; {reason}"
                 " Leave it out, or choose another --method or network."
             )
 
@@ -131,7 +132,7 @@ def _describe_learner(recipe: Recipe) -> str:
 
 def _explain_unused(recipe: Recipe, section: str, key: str) -> str:
     if section == "onnx":
-        return "it applies to a graph, --backbone FILE.onnx, with probe."
+        return "it applies to a probe on a graph, --backbone FILE.onnx."
     if (section, key) not in _idle_finetune_settings(recipe):
         return f"it applies to {_describe_consumers(setting_consumers()[section, key])}."
     if section == "augment":
