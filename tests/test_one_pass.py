@@ -22,12 +22,15 @@ from bestiary.evaluation import evaluate
 from bestiary.export import parity
 from bestiary.export.parity import SplitProof, evenly_spaced_rows, sample_proof
 from bestiary.inference.bundle import read_bundle
-from bestiary.models.engine import Outputs
+from bestiary.models import engine_choice
+from bestiary.models.engine import Outputs, has_bfloat16
+from bestiary.models.engine_choice import BFLOAT16, OPENVINO, REFERENCE, EngineMeasurement
 from bestiary.models.features import FeatureCache
 from bestiary.report.results import Run
 from bestiary.training import methods
 from bestiary.training.task import SplitOutputs, TrainingTask
 
+needs_bfloat16 = pytest.mark.skipif(not has_bfloat16(), reason="This processor has no bfloat16 instructions")
 SMALL: dict[str, dict[str, Any]] = {
     "picture": {"size": 32},
     "model": {"backbone": "lite0"},
@@ -186,3 +189,20 @@ def test_at_least_200_test_pictures_prove_a_probe(val: int, test: int | None, ex
         assert part.logits[:, 0].tolist() == numbers
         assert len(part.familiarity) == len(numbers)
     assert evenly_spaced_rows(5, 3).tolist() == [0, 2, 4]
+
+
+@needs_bfloat16
+def test_cross_validation_trains_on_the_features_that_its_audit_computed(
+    collection: SyntheticDataset, tmp_path: Path, counts: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where bfloat16 is the faster one, a run that leaves the precision open is in float32 from audit to folds."""
+    speeds = ((OPENVINO, 1.0), (BFLOAT16, 2.0), (REFERENCE, 1.0))
+    measurements = tuple(EngineMeasurement(choice, speed, 0.0) for choice, speed in speeds)
+    monkeypatch.setattr(engine_choice, "measure_engines", lambda graph, images: measurements)
+    run = train(collection, tmp_path / "run", data={"folds": 2})
+    pictures = run_folder.read_pictures(run.path).filter(pl.col("split").is_not_null())
+    assert counts == {"float32": pictures["sha256"].n_unique()}
+    assert run_folder.recorded_features(run.path).precision == "float32"
+    counts.clear()
+    train(collection, tmp_path / "open", data={"folds": 0})
+    assert counts["bfloat16"] > 0, "the stand-in for the measurement decides"
