@@ -328,3 +328,17 @@ def test_pictures_that_are_predicted_from_their_files_count(tmp_path: Path, fold
     assert every - sample == pytest.approx(5 * (350 // 5) if folds else 400)
     assert parity.PROBE_TEST_PICTURES + parity.PROBE_VAL_PICTURES == time_estimate.PROVEN_PICTURES
     assert parity.ENGINE_SAMPLE + parity.NETWORK_SAMPLE == time_estimate.PROVEN_TWICE
+
+
+def test_a_search_that_may_be_remembered_refuses_no_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """60,000 pictures are searched in 42 s, or not at all where the pairs are in the cache."""
+    monkeypatch.setattr(quick_estimate, "unmeasured_paths", lambda *_: [])
+    monkeypatch.setattr(quick_estimate, "machine_slowdown", lambda: 1.0)
+    (tmp_path / "features").mkdir()
+    listing = PictureList([PictureEntry(Path(f"{row}.png"), "a") for row in range(60_000)])
+    check = quick_estimate.budget_check([Recipe()], 45.0, Context(1, cache=tmp_path))
+    assert check is not None
+    with pytest.raises(RecipeError, match="searching them for duplicates"):
+        check(listing)
+    (tmp_path / "duplicates").mkdir()
+    check(listing)
