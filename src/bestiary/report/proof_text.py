@@ -14,6 +14,8 @@ def describe_model_proof(bundle: Mapping[str, Any], metrics: Mapping[str, Any]) 
     parity = bundle.get("parity") or {}
     if metrics.get("folds") or "test_pictures" not in parity:
         return ""
+    if metrics.get("test_scored", 1) > 1:
+        return f"All {metrics['n']:,} test pictures were scored again from their files, by model.onnx."
     proven, tested, ties = parity["test_pictures"], metrics["n"], parity.get("ties", 0)
     largest = max(value for name, value in parity["largest_difference"].items() if "familiarity" not in name)
     answers = "no answer differs" if not ties else f"{ties:,} differ{'s' * (ties == 1)}, as two answers are tied"
