@@ -260,7 +260,7 @@ def test_a_failed_proof_refuses_the_run(
 
     monkeypatch.setitem(finalize.TRAINERS, "probe", another_network)
     run = tmp_path / "run"
-    with pytest.raises(IntegrityError, match="differs from the network"):
+    with pytest.raises(IntegrityError, match="The trained network differs from calibration"):
         flow.train(faulty.folder, recipe=run_folder.load_recipe(probed), out=run, threads=2)
     assert not (run / "bundle.json").exists()
     assert not (run / "metrics.json").exists()

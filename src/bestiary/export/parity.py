@@ -27,6 +27,7 @@ VAL_PICTURES = 96  # of a network, whose test pictures are all predicted from th
 # where there are so many. The other engine and the float32 network predict a sample of them.
 PROBE_TEST_PICTURES, PROBE_VAL_PICTURES = 200, 24
 ENGINE_SAMPLE, NETWORK_SAMPLE = 48, 16
+NETWORK = "the network"
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def verify_parity(
         logits = np.concatenate(list(iter_counted(map(reference, pixels), advance)))
         network = softmax(logits / bundle.temperature)
         differences["the network against calibration"] = check_probabilities(
-            network, wanted[network_rows], "the network", "calibration"
+            network, wanted[network_rows], NETWORK, "calibration"
         )
         for title, (engine, device) in engines.items():
             predictor = Predictor(run, threads=context.training_threads, engine=engine, device=device)
@@ -213,7 +214,8 @@ def _answer_error(engine: str, actual: Prediction, expected: Prediction) -> Inte
 
 
 def _parity_error(output: str, engine: str, reference: str, difference: float) -> IntegrityError:
+    subject = "The trained network" if engine == NETWORK else f"The exported graph, run by {engine},"
     return IntegrityError(
-        f"The exported graph, run by {engine}, differs from {reference} by {difference:.2g} in {output} on validation"
+        f"{subject} differs from {reference} by {difference:.2g} in {output} on validation"
         f" or test pictures; at most {PARITY_LIMIT:g} is accepted. The model is rejected. Please report this."
     )
