@@ -20,11 +20,13 @@ from bestiary.data.sources import PictureEntry, PictureList
 from bestiary.demo.dataset import SyntheticDataset
 from bestiary.errors import RecipeError, UserError
 from bestiary.evaluation import learning_curve
+from bestiary.export import parity
+from bestiary.models.engine import Precision
 from bestiary.recipe import Recipe, ResolvedRecipe
 from bestiary.training import budget, quick_estimate, throughput, time_estimate
 from bestiary.training.budget import TrainingPlan, describe_recipe, plan_training
 from bestiary.training.pace import make_time_limit
-from bestiary.training.task import TrainingTask
+from bestiary.training.task import TrainingTask, make_task
 from bestiary.training.time_estimate import TimeEstimate
 from listening import Listening
 
@@ -291,3 +293,52 @@ def test_a_run_within_a_budget_says_what_was_chosen(
 def test_a_recipe_in_words() -> None:
     asked = {"model": {"method": "scratch"}, "train": {"epochs": 9}}
     assert describe_recipe(Recipe.of(asked).resolve()) == "Scratch (resnet) at 128 px for 9 epochs"
+
+
+class SlowMachine(time_estimate.MachineProfile):
+    """A machine as fast as the reference, on which the backbone takes a second a picture."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slowdown = 1.0
+
+    def feature_throughput(self, task: TrainingTask, precision: Precision) -> throughput.Throughput:
+        return throughput.Throughput(0.0, 1.0)
+
+    def file_throughput(self, task: TrainingTask) -> throughput.Throughput:
+        return self.feature_throughput(task, "float32")
+
+
+@pytest.mark.parametrize("folds", [0, 4])
+def test_pictures_that_are_predicted_from_their_files_count(tmp_path: Path, folds: int) -> None:
+    """With a slow backbone the proof takes minutes, and that of all test pictures more."""
+    parts = ["train"] * 300 + ["val"] * 50 + ["test"] * (0 if folds else 400)
+    rows = {"sha256": [str(row) for row in range(len(parts))], "split": parts, "label": ["a", "b"] * (len(parts) // 2)}
+    pictures = pl.DataFrame(rows | {"path": [f"{row}.png" for row in range(len(parts))]})
+
+    def estimate(prove: str) -> float:
+        recipe = {"data": {"folds": folds}, "evaluate": {"prove": prove}, "features": {"engine": "onnxruntime"}}
+        recipe |= {"picture": {"size": 32}, "model": {"backbone": "lite0"}}
+        task = make_task(Path(), Recipe.of(recipe).resolve(), pictures, Context(1, cache=tmp_path))
+        return time_estimate.estimate_seconds(task, SlowMachine()).seconds(1)
+
+    sample, every = estimate("sample"), estimate("all")
+    proven = 5 * (50 + 350 // 4 + 64) if folds else 224 + 64
+    assert sample == pytest.approx(len(parts) + proven, rel=0.1)
+    assert every - sample == pytest.approx(5 * (350 // 5) if folds else 400)
+    assert parity.PROBE_TEST_PICTURES + parity.PROBE_VAL_PICTURES == time_estimate.PROVEN_PICTURES
+    assert parity.ENGINE_SAMPLE + parity.NETWORK_SAMPLE == time_estimate.PROVEN_TWICE
+
+
+def test_a_search_that_may_be_remembered_refuses_no_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """60,000 pictures are searched in 42 s, or not at all where the pairs are in the cache."""
+    monkeypatch.setattr(quick_estimate, "unmeasured_paths", lambda *_: [])
+    monkeypatch.setattr(quick_estimate, "machine_slowdown", lambda: 1.0)
+    (tmp_path / "features").mkdir()
+    listing = PictureList([PictureEntry(Path(f"{row}.png"), "a") for row in range(60_000)])
+    check = quick_estimate.budget_check([Recipe()], 45.0, Context(1, cache=tmp_path))
+    assert check is not None
+    with pytest.raises(RecipeError, match="searching them for duplicates"):
+        check(listing)
+    (tmp_path / "duplicates").mkdir()
+    check(listing)

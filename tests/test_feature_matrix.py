@@ -19,6 +19,7 @@ from bestiary.batches import feature_matrix as rows_module
 from bestiary.batches.array_cache import ArrayCache
 from bestiary.batches.feature_matrix import DiskMatrix, fit_scaler, iter_chunks, load_features
 from bestiary.errors import IntegrityError, MachineError
+from bestiary.evaluation.group_scores import FoldPredictor
 from bestiary.evaluation.label_issues import cross_val_probabilities
 from bestiary.evaluation.learning_curve import learning_curve
 from bestiary.evaluation.outliers import own_class_similarity
@@ -154,3 +155,27 @@ def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(tempfile, "TemporaryFile", full)
     with pytest.raises(MachineError, match=f"Cannot write to {tmp_path}: No space left"):
         DiskMatrix(tmp_path, CHANNELS, np.float16)
+
+
+def test_heads_of_folds_read_rows_on_disk_in_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Float32 rows on disk, as those of mixed precisions are, are never all in memory; the labels are the same."""
+    rng = np.random.default_rng(1)
+    count = 6 * rows_module.CHUNK_ROWS
+    labels = np.arange(count, dtype=np.int64) % 3
+    values = (rng.normal(0, 1, (count, CHANNELS)) + np.eye(3, CHANNELS)[labels] * 3).astype(np.float32)
+    matrix = DiskMatrix(tmp_path, CHANNELS, np.float32)
+    matrix.append(values)
+    is_tested = rng.random(count) < 0.2
+    expected = FoldPredictor(values, labels, 3, 0.01, "none", 0)._predict_fold(~is_tested, is_tested)
+    read, largest = DiskMatrix.__getitem__, list[int]()
+
+    def counted(self: DiskMatrix, indices: slice | npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        rows = read(self, indices)
+        largest.append(len(rows))
+        return rows
+
+    monkeypatch.setattr(DiskMatrix, "__getitem__", counted)
+    predicted = FoldPredictor(matrix, labels, 3, 0.01, "none", 0)._predict_fold(~is_tested, is_tested)
+    assert (predicted == expected).mean() > 0.995
+    assert (predicted == labels[is_tested]).mean() > 0.9
+    assert max(largest) < count / 2

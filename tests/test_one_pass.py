@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,19 +16,25 @@ pytest.importorskip("sklearn")
 
 from bestiary import flow, run_folder, table
 from bestiary.array_types import Float32s, Pixels
-from bestiary.box import PictureFile
+from bestiary.class_thresholds import ClassThreshold
 from bestiary.demo.dataset import SyntheticDataset
-from bestiary.errors import IntegrityError
+from bestiary.errors import IntegrityError, SourceError
 from bestiary.evaluation import evaluate
-from bestiary.export import parity
-from bestiary.export.parity import SplitProof, evenly_spaced_rows, sample_proof
-from bestiary.inference.bundle import read_bundle
-from bestiary.models.engine import Outputs
+from bestiary.export import finalize, parity
+from bestiary.export.finalize import FinalModel
+from bestiary.export.parity import SplitProof, compare_predictions, evenly_spaced_rows, sample_proof
+from bestiary.inference.bundle import Bundle, read_bundle
+from bestiary.inference.predictor import Prediction
+from bestiary.models import engine_choice
+from bestiary.models.engine import Outputs, has_bfloat16
+from bestiary.models.engine_choice import BFLOAT16, OPENVINO, REFERENCE, EngineMeasurement
 from bestiary.models.features import FeatureCache
+from bestiary.preprocess import VerifiedFile
 from bestiary.report.results import Run
 from bestiary.training import methods
 from bestiary.training.task import SplitOutputs, TrainingTask
 
+needs_bfloat16 = pytest.mark.skipif(not has_bfloat16(), reason="This processor has no bfloat16 instructions")
 SMALL: dict[str, dict[str, Any]] = {
     "picture": {"size": 32},
     "model": {"backbone": "lite0"},
@@ -146,6 +153,10 @@ def test_every_test_picture_is_proven_on_request(
 ) -> None:
     """One wrong picture beside the sample is not noticed by it."""
     monkeypatch.setattr(parity, "PROBE_TEST_PICTURES", 2)  # the first and the last
+    proven = train(collection, tmp_path / "right", evaluate={"prove": "all"})
+    tested = proven.metrics["n"]
+    assert read_bundle(proven.path).parity["test_pictures"] == tested > 2
+    assert f"all {tested} test pictures were predicted from them" in (proven.path / "README.md").read_text("utf-8")
     shift_test_features(monkeypatch, [1])
     train(collection, tmp_path / "sampled")
     with pytest.raises(IntegrityError, match="differs from the scores by"):
@@ -167,7 +178,7 @@ def test_a_network_is_tested_from_the_files(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def proof(split: str, count: int) -> SplitProof:
-    paths: list[PictureFile] = [Path(f"{split}-{number}.png") for number in range(count)]
+    paths = [VerifiedFile(Path(f"{split}-{number}.png"), "") for number in range(count)]
     rows = np.arange(count, dtype=np.float32)
     return SplitProof(split, paths, np.stack([rows, -rows], axis=1), rows / max(count, 1))
 
@@ -185,7 +196,121 @@ def test_at_least_200_test_pictures_prove_a_probe(val: int, test: int | None, ex
     sampled = sample_proof(proof("val", val), None if test is None else proof("test", test))
     assert {part.split: len(part.paths) for part in sampled} == expected
     for part in sampled:
-        numbers = [int(Path(str(path)).stem.partition("-")[2]) for path in part.paths]
+        numbers = [int(file.path.stem.partition("-")[2]) for file in part.paths]
         assert part.logits[:, 0].tolist() == numbers
         assert len(part.familiarity) == len(numbers)
     assert evenly_spaced_rows(5, 3).tolist() == [0, 2, 4]
+
+
+@needs_bfloat16
+def test_cross_validation_trains_on_the_features_that_its_audit_computed(
+    collection: SyntheticDataset, tmp_path: Path, counts: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where bfloat16 is the faster one, a run that leaves the precision open is in float32 from audit to folds."""
+    speeds = ((OPENVINO, 1.0), (BFLOAT16, 2.0), (REFERENCE, 1.0))
+    measurements = tuple(EngineMeasurement(choice, speed, 0.0) for choice, speed in speeds)
+    monkeypatch.setattr(engine_choice, "measure_engines", lambda graph, images: measurements)
+    run = train(collection, tmp_path / "run", data={"folds": 2})
+    pictures = run_folder.read_pictures(run.path).filter(pl.col("split").is_not_null())
+    assert counts == {"float32": pictures["sha256"].n_unique()}
+    assert run_folder.recorded_features(run.path).precision == "float32"
+    counts.clear()
+    train(collection, tmp_path / "open", data={"folds": 0})
+    assert counts["bfloat16"] > 0, "the stand-in for the measurement decides"
+
+
+def threshold(least: float) -> dict[str, Any]:
+    return asdict(ClassThreshold(0.9, least, True, 9, 9, 9, 0.5, 1.0, 9))
+
+
+def test_the_answers_of_the_files_are_proven_as_well(
+    collection: SyntheticDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bundle whose rules give other answers than the scores rest on: costs, the threshold, one of a class."""
+    save = finalize.save_model
+    changes: list[dict[str, Any]] = [
+        {"costs": [[0.0, 1.0], [1e6, 0.0]]},
+        {"threshold": 2.0},
+        {"class_thresholds": {name: threshold(1.0) for name in ("bird", "fish")}},
+    ]
+    for number, change in enumerate(changes):
+
+        def save_wrongly(model: FinalModel, run: Path, change: dict[str, Any] = change) -> None:
+            save(replace(model, **change), run)
+
+        monkeypatch.setattr(finalize, "save_model", save_wrongly)
+        with pytest.raises(IntegrityError, match=r"answers .* for .*, and its scores rest on the answer .* no tie"):
+            train(collection, tmp_path / str(number))
+        assert not (tmp_path / str(number) / "model.onnx").exists()
+
+
+def prediction(probability: float, familiarity: float = 0.9, **fields: Any) -> Prediction:
+    label = "a" if probability >= 0.5 else "b"
+    values: dict[str, Any] = {"label": label, "unknown": familiarity < 0.5} | fields
+    probabilities = {"a": probability, "b": 1 - probability}
+    own = probabilities[str(values["label"])]
+    return Prediction("x.png", values["label"], own, values["unknown"], familiarity, probabilities)
+
+
+def two_classes(**fields: Any) -> Bundle:
+    needed: dict[str, Any] = {
+        "size": 32,
+        "fit": "squash",
+        "max_pixels": 1,
+        "max_bytes": 1,
+        "temperature": 1.0,
+        "threshold": 0.5,
+    }
+    needed |= {"coverage": 0.95, "method": "probe", "backbone": "lite0", "graph_sha256": "", "bestiary": "0"}
+    return Bundle(classes=("a", "b"), **(needed | fields))
+
+
+@pytest.mark.parametrize(
+    ("actual", "expected", "fields", "is_tie"),
+    [
+        (prediction(0.4998), prediction(0.5002), {}, True),
+        (prediction(0.9, 0.4998), prediction(0.9, 0.5002), {}, True),
+        (prediction(0.7, label="b"), prediction(0.7), {}, False),
+        (prediction(0.9, unknown=True), prediction(0.9), {}, False),
+        # a is 9 times as dear to miss: the labels are tied at 0.1, and the costs of 0.9 and 1 differ by 0.001 there
+        (prediction(0.0999, label="b"), prediction(0.1001, label="a"), {"costs": [[0.0, 9.0], [1.0, 0.0]]}, True),
+        (prediction(0.103, label="b"), prediction(0.103, label="a"), {"costs": [[0.0, 9.0], [1.0, 0.0]]}, False),
+        (
+            prediction(0.6, unknown=True),
+            prediction(0.6),
+            {"class_thresholds": {"a": threshold(0.6)}},
+            True,
+        ),
+    ],
+)
+def test_only_ties_may_be_answered_otherwise(
+    actual: Prediction, expected: Prediction, fields: dict[str, Any], is_tie: bool
+) -> None:
+    sure = prediction(0.9)
+    if is_tie:
+        measured, ties = compare_predictions([sure, actual], [sure, expected], two_classes(**fields), "it")
+        assert ties == [1]
+        assert max(measured) < 1e-3
+    else:
+        with pytest.raises(IntegrityError, match=r"for x\.png"):
+            compare_predictions([sure, actual], [sure, expected], two_classes(**fields), "it")
+
+
+@pytest.mark.parametrize("is_deleted", [True, False])
+def test_a_picture_that_is_gone_before_the_proof_is_named(
+    collection: SyntheticDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_deleted: bool
+) -> None:
+    """All features are cached, so that nothing else opens the files."""
+    train(collection, tmp_path / "first")
+    folder = shutil.copytree(collection.folder, tmp_path / "pictures")
+    save = finalize.save_model
+
+    def save_and_change(model: FinalModel, run: Path) -> None:
+        save(model, run)
+        pictures = run_folder.read_pictures(run.parent).filter(pl.col("split") == "test")
+        path = Path(pictures["path"][0])
+        path.unlink() if is_deleted else path.write_bytes(path.read_bytes() + b"\0")
+
+    monkeypatch.setattr(finalize, "save_model", save_and_change)
+    with pytest.raises(SourceError, match=r"train --resume"):
+        flow.train(folder, recipe=SMALL, out=tmp_path / "run", threads=1)

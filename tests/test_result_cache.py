@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,43 @@ def test_the_results_used_longest_ago_are_removed(tmp_path: Path, monkeypatch: p
     compute_once(tmp_path, "a", compute, width=4)  # used again
     compute_once(tmp_path, "c", compute, width=4)
     assert sorted(path.stem for path in tmp_path.iterdir()) == ["a", "c"]
+
+
+def test_few_large_results_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compute = Counted()
+    compute_once(tmp_path, "a", compute, width=4)
+    size = (tmp_path / f"a{SUFFIX}").stat().st_size
+    monkeypatch.setattr(result_cache, "MAX_BYTES", 2 * size)
+    for seconds, name in enumerate("abc"):
+        compute_once(tmp_path, name, compute, width=4)
+        os.utime(tmp_path / f"{name}{SUFFIX}", (seconds, seconds))
+    compute_once(tmp_path, "d", compute, width=4)
+    assert sorted(path.stem for path in tmp_path.iterdir()) == ["c", "d"]
+    monkeypatch.setattr(result_cache, "MAX_BYTES", 1)
+    compute_once(tmp_path, "e", compute, width=4)
+    assert [path.stem for path in tmp_path.iterdir()] == ["e"]
+
+
+def test_a_large_result_is_not_copied(tmp_path: Path) -> None:
+    """Of 60,000 pictures of 1,000 classes the probabilities are half a gigabyte."""
+    large = np.zeros((1000, 1000))
+    for _ in range(2):  # it is written, then read
+        tracemalloc.start()
+        compute_once(tmp_path, "a", lambda: large, width=1000)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 1.5 * large.nbytes
+
+
+@pytest.mark.parametrize("byte", range(0, 160, 3))
+def test_no_flipped_byte_is_an_error(tmp_path: Path, byte: int) -> None:
+    compute = Counted()
+    compute_once(tmp_path, "a", compute, width=4)
+    path = tmp_path / f"a{SUFFIX}"
+    content = bytearray(path.read_bytes())
+    content[byte] ^= 0x10
+    path.write_bytes(content)
+    np.testing.assert_array_equal(compute_once(tmp_path, "a", compute, width=4), NUMBERS)
 
 
 def test_digests_differ_with_every_part() -> None:

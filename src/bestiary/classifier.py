@@ -97,7 +97,7 @@ class PictureClassifier(ClassifierMixin, BaseEstimator):
         names = self._label_names()
         listing = PictureList([PictureEntry(path, names[code]) for path, code in zip(paths, codes, strict=True)])
         try:
-            context = Context(threads=self.threads or available_cores(), features=recipe.features)
+            context = Context(threads=self.threads or available_cores(), features=recipe.feature_settings)
             self.run_ = _train_run(listing, home / "run", recipe, context, cache_scan=by_path)
         except SourceError as error:
             raise InputError(str(error)) from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -16,8 +15,8 @@ from bestiary.errors import MachineError
 from bestiary.files import atomic_path
 from bestiary.version import __version__
 
-DIGEST_BYTES, SUFFIX = 32, ".result"  # a file is the SHA-256 of its content, then the content in numpy's format
-MAX_FILES = 32  # in a folder; the ones that were used longest ago are removed
+DIGEST_BYTES, SUFFIX = 32, ".result"  # a file is the SHA-256 of the rest, which is an array in numpy's format
+MAX_FILES, MAX_BYTES = 32, 2**30  # in a folder; the ones that were used longest ago are removed
 
 
 def digest_parts(parts: Iterable[str | bytes | Array]) -> str:
@@ -49,26 +48,31 @@ def compute_once(folder: Path | None, digest: str, compute: Callable[[], Array],
     with contextlib.suppress(OSError, MachineError):
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_path(path) as temporary:
-            temporary.write_bytes(_pack(result))
+            _write(temporary, result)
         _remove_oldest(folder)
     return result
 
 
-def _pack(array: Array) -> bytes:
-    stream = io.BytesIO()
-    np.save(stream, array, allow_pickle=False)
-    content = stream.getvalue()
-    return hashlib.sha256(content).digest() + content
+def _write(path: Path, array: Array) -> None:
+    """Write an array without a copy of it in memory: the probabilities of many pictures and classes are large."""
+    with path.open("w+b") as file:
+        file.write(bytes(DIGEST_BYTES))
+        np.save(file, array, allow_pickle=False)
+        file.seek(DIGEST_BYTES)
+        digest = hashlib.file_digest(file, "sha256").digest()
+        file.seek(0)
+        file.write(digest)
 
 
 def _read(path: Path, width: int) -> Array | None:
     """Return the array of a file, None if there is none, or if it is damaged."""
     try:
-        packed = path.read_bytes()
-        content = packed[DIGEST_BYTES:]
-        if hashlib.sha256(content).digest() != packed[:DIGEST_BYTES]:
-            return None
-        result: Array = np.load(io.BytesIO(content), allow_pickle=False)
+        with path.open("rb") as file:
+            expected = file.read(DIGEST_BYTES)
+            if hashlib.file_digest(file, "sha256").digest() != expected:
+                return None
+            file.seek(DIGEST_BYTES)
+            result: Array = np.load(file, allow_pickle=False)
         os.utime(path)
     except (OSError, ValueError, EOFError):
         return None
@@ -76,6 +80,11 @@ def _read(path: Path, width: int) -> Array | None:
 
 
 def _remove_oldest(folder: Path) -> None:
-    files = sorted(folder.glob(f"*{SUFFIX}"), key=lambda path: path.stat().st_mtime_ns)
-    for path in files[:-MAX_FILES]:
-        path.unlink(missing_ok=True)
+    """Remove the files that were used longest ago, so that no more than MAX_FILES and MAX_BYTES stay, and one."""
+    stated = [(path, path.stat()) for path in folder.glob(f"*{SUFFIX}")]
+    newest_first = sorted(stated, key=lambda entry: entry[1].st_mtime_ns, reverse=True)
+    total = 0
+    for number, (path, status) in enumerate(newest_first):
+        total += status.st_size
+        if number and (number >= MAX_FILES or total > MAX_BYTES):
+            path.unlink(missing_ok=True)

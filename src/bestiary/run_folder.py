@@ -138,12 +138,15 @@ def load_resolved_recipe(run: Path) -> ResolvedRecipe:
 
 
 def recorded_features(run: Path) -> FeaturesConfig:
-    """Return the settings of a run's features: engine and precision as recorded, before that those of its recipe."""
+    """Return the settings of a run's features: engine and precision as recorded, before that those of its recipe.
+
+    Before that the audit has used `Recipe.feature_settings`: with others, each picture would be computed twice.
+    """
     recorded = read_environment(run).get("features")  # without a device where the run is older than that setting
     return (
         Recipe.of({"features": {"device": "cpu"} | recorded}).features
         if recorded
-        else load_resolved_recipe(run).features
+        else load_resolved_recipe(run).feature_settings
     )
 
 

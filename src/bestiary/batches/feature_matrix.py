@@ -176,6 +176,32 @@ class DiskMatrix:
                 buffer = buffer[count:]
 
 
+class SelectedRows:
+    """Some rows of a matrix on disk, read when they are needed."""
+
+    def __init__(self, matrix: FeatureMatrix, rows: Ints) -> None:
+        """Store the indices of the rows."""
+        self.dtype, self._matrix, self._rows = matrix.dtype, matrix, rows
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The number of rows and of channels."""
+        return len(self._rows), self._matrix.shape[1]
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self._rows)
+
+    def __getitem__(self, indices: slice | IndexArray, /) -> Array:
+        """Return the selected rows as an array."""
+        return self._matrix[self._rows[indices]]
+
+
+def select_rows(features: FeatureMatrix, mask: Bools) -> FeatureMatrix:
+    """Return the rows where mask, bool (n,), is true: copied in memory; rows on disk stay there."""
+    return features[mask] if isinstance(features, np.ndarray) else SelectedRows(features, np.flatnonzero(mask))
+
+
 def _bytes(rows: Array) -> memoryview:
     return rows.view(np.uint8).reshape(-1).data
 

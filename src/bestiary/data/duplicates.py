@@ -19,6 +19,7 @@ from bestiary.data.views import TURNED
 from bestiary.progress import Advance, ignore_steps
 from bestiary.result_cache import compute_once, digest_parts
 
+FOLDER = "duplicates"  # in the cache folder
 PAIRS_AT_ONCE = 4096
 PAIR_COLUMNS = 4
 MAX_ALIGNED = 2000  # of 4,096 pairs; where more differ, it is not because of a small turn
@@ -67,7 +68,7 @@ def remembered_duplicate_pairs(
     pictures: pl.DataFrame, near_bits: int | None, context: Context, *, advance: Advance = ignore_steps
 ) -> Ints:
     """Return what `find_duplicate_pairs` does, from the cache folder if the same pictures were searched before."""
-    folder = None if context.cache is None else context.cache / "duplicates"
+    folder = None if context.cache is None else context.cache / FOLDER
     columns = [name for name in ("sha256", "phash", "thumbnail", "colours") if name in pictures.columns]
 
     def iter_parts() -> Iterator[bytes]:

@@ -24,7 +24,7 @@ from bestiary.evaluation.reliability import calibration_metrics
 from bestiary.evaluation.slices import find_weak_slices
 from bestiary.evaluation.threshold_metrics import threshold_metrics
 from bestiary.export.finalize import FinalModel, predict_from_outputs
-from bestiary.export.parity import check_probabilities
+from bestiary.export.parity import check_probabilities, record_all_proven
 from bestiary.files import read_json
 from bestiary.inference.bundle import read_bundle
 from bestiary.inference.predictor import Predictor
@@ -54,9 +54,12 @@ def test_predictions(task: TrainingTask, trained: TrainedModel, model: FinalMode
     predictions = prediction_table(pictures, predict_from_outputs(model, test.logits, test.features), model.classes)
     if task.recipe.evaluate.prove == "sample":
         return predictions.sort("row_id")
-    from_files = predict_test_split(task.run, context)
-    actual, expected = (class_probabilities(part, model.classes) for part in (from_files, predictions.sort("row_id")))
-    check_probabilities(actual, expected, "the fastest engine", "the scores")
+    from_files, predictions = predict_test_split(task.run, context), predictions.sort("row_id")
+    actual, expected = (class_probabilities(part, model.classes) for part in (from_files, predictions))
+    difference = check_probabilities(actual, expected, "the fastest engine", "the scores")
+    answers = [part.select("predicted", "unknown").rows() for part in (from_files, predictions)]
+    ties = sum(first != second for first, second in zip(*answers, strict=True))
+    record_all_proven(task.run, from_files.height, {"all test pictures": difference}, ties)
     return from_files
 
 

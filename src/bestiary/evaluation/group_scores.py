@@ -16,7 +16,7 @@ import polars as pl
 
 from bestiary import table
 from bestiary.array_types import Bools, Floats, Ints
-from bestiary.batches.feature_matrix import FeatureMatrix
+from bestiary.batches.feature_matrix import FeatureMatrix, select_rows
 from bestiary.data.joined_groups import groups_without_sites
 from bestiary.data.split import stratified_group_folds
 from bestiary.evaluation.cluster_intervals import cluster_bootstrap, cluster_mean, cluster_rate
@@ -172,8 +172,8 @@ class FoldPredictor:
         present, own = np.unique(self.labels[train], return_inverse=True)
         if len(present) < 2:
             return np.full(int(test.sum()), present[0], np.int64)
-        training = LabelledFeatures(self.features[train], own.astype(np.int64))
-        tested = self.features[test]
+        training = LabelledFeatures(select_rows(self.features, train), own.astype(np.int64))
+        tested = select_rows(self.features, test)
         scored = LabelledFeatures(tested, np.zeros(len(tested), np.int64))  # its loss is not used: there is one C
         head, _ = fit_head(training, scored, len(present), c_values=[self.c_value], balance=self.balance)
         chosen: Ints = present[linear_logits(tested, head.weight, head.bias).argmax(axis=1)]

@@ -85,7 +85,8 @@ def find_model_issues(
     """
     classes = sorted(pictures["label"].unique())
     labels, groups = table.label_indices(pictures["label"], classes), pictures["group"].to_numpy()
-    settings = f"{seed} {FOLDS} {DEFAULT_C} scikit-learn {importlib.metadata.version('scikit-learn')}"
+    versions = [importlib.metadata.version(package) for package in ("scikit-learn", "scipy")]  # scipy's optimiser
+    settings = f"{seed} {FOLDS} {DEFAULT_C} {versions}"
     parts: Iterable[str | Array] = itertools.chain((settings, labels, groups), iter_chunks(features))
 
     def predict() -> Floats:

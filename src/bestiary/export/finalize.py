@@ -36,7 +36,7 @@ from bestiary.inference.conformal import fit_conformal
 from bestiary.inference.predictor import Prediction
 from bestiary.models.head import Head
 from bestiary.models.ood import PrincipalSubspace
-from bestiary.preprocess import Preprocessing
+from bestiary.preprocess import Preprocessing, VerifiedFile
 from bestiary.quick_metrics import softmax
 from bestiary.training.methods import TRAINERS
 from bestiary.training.task import TrainedModel, TrainingTask
@@ -105,9 +105,11 @@ def _finalize(task: TrainingTask, trained: TrainedModel) -> FinalModel:
         final = replace(final, no_heatmap=task.backbone.facts.no_heatmap)
     for warning in warn_unmet(thresholds):
         task.context.reporter.info(warning)
+    proofs = _proofs(task, trained, final)
+    expected = [entry for proof in proofs for entry in _iter_predictions(final, proof.logits, proof.familiarity)]
     with staging_dir(task.run) as folder:  # nobody can use the run before it is verified
         save_model(final, folder)
-        verify_parity(folder, _proofs(task, trained, final), trained.reference_network, task.context)
+        verify_parity(folder, proofs, expected, trained.reference_network, task.context)
     return final
 
 
@@ -115,7 +117,8 @@ def _proofs(task: TrainingTask, trained: TrainedModel, model: FinalModel) -> lis
     """Return the pictures that the exported graph is verified on, with the outputs that the run rests on."""
 
     def proof(split: str, logits: AnyFloats, features: FeatureMatrix | None) -> SplitProof:
-        return SplitProof(split, task.split(split).paths, logits, model.calibration.familiarity(logits, features))
+        pictures, familiarity = task.split(split), model.calibration.familiarity(logits, features)
+        return SplitProof(split, [*map(VerifiedFile.of, pictures.paths, pictures.keys)], logits, familiarity)
 
     val, test = proof("val", trained.val_logits, trained.val_features), trained.test
     return sample_proof(val, None if test is None else proof("test", test.logits, test.features))
@@ -227,8 +230,11 @@ def predict_from_outputs(
 
     `verify_parity` checks that the graph gives them.
     """
+    yield from _iter_predictions(model, logits, model.calibration.familiarity(logits, features))
+
+
+def _iter_predictions(model: FinalModel, logits: AnyFloats, familiarity: AnyFloats) -> Iterator[Prediction]:
     rows = softmax(logits / model.calibration.temperature)
-    familiarity = model.calibration.familiarity(logits, features)
     labels, least = choose_labels(rows, model.costs), least_probabilities(model.class_thresholds, model.classes)
     for probabilities, score, best in zip(rows, familiarity, labels, strict=True):
         by_class = dict(zip(model.classes, probabilities.tolist(), strict=True))

@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 
 from bestiary.context import Context
+from bestiary.data import duplicates
 from bestiary.data.dataset import ListingCheck
 from bestiary.data.measure import measure_file
 from bestiary.data.scan import unmeasured_paths
@@ -55,14 +56,22 @@ def budget_check(runs: Sequence[Recipe], budget_seconds: float | None, context: 
 
 
 def _least_seconds(listing: PictureList, runs: Sequence[Recipe], context: Context) -> float:
-    """Return the estimated time of what every recipe does; features only where the cache has none at all."""
+    """Return the estimated time of what every recipe does.
+
+    Features, and the search for duplicates, count only where the cache has none at all.
+    """
     requested, pictures = runs[0], len(listing.pictures)
     fixed = sum((COSTS.probe if run.model.method == "probe" else COSTS.torch) + COSTS.report for run in runs)
-    a_picture = SEARCH_SECONDS * requested.data.near_duplicates + SHORTCUT_SECONDS * requested.data.suspects
+    is_searched = requested.data.near_duplicates and not _may_be_searched(context)
+    a_picture = SEARCH_SECONDS * is_searched + SHORTCUT_SECONDS * requested.data.suspects
     if not _may_have_features(context) and any(run.model.method != "scratch" for run in runs):
         a_picture += FEATURE_SECONDS
     slowdown = machine_slowdown()
     return _reading_seconds(listing, requested, context) + PLAN_SECONDS + slowdown * (fixed + pictures * a_picture)
+
+
+def _may_be_searched(context: Context) -> bool:
+    return context.cache is not None and (context.cache / duplicates.FOLDER).exists()
 
 
 def _may_have_features(context: Context) -> bool:

@@ -31,6 +31,10 @@ from bestiary.training.throughput import (
 AUDIT_BACKBONE = "lite2"  # of the label check, where the recipe names no bundled backbone
 INTERPOLATIONS_TRIED = 5  # weight interpolations that fine-tuning validates at its end
 FLOAT32_SLOWDOWN = 2.0  # the exported graph and its verification run in float32, validation in the loop may not
+FLOAT32: Precision = "float32"
+# Of a probe: pictures that the exported graph predicts from their files, and those that other engines do; as in
+# `export.parity`.
+PROVEN_PICTURES, PROVEN_TWICE = 224, 64
 LABEL_CHECK_FOLDS, LEARNING_CURVE_FITS = 5, 2
 LEARNING_CURVE_PICTURES = 8_000  # at most, as in `evaluation.learning_curve`
 
@@ -42,8 +46,8 @@ if TYPE_CHECKING:
 class FixedCosts:
     """Seconds of work that does not depend on the network, on two cores of an AMD EPYC (`benchmarks/budget.py`)."""
 
-    probe: float = 4.0  # libraries, export and verification
-    torch: float = 9.0  # the same with torch
+    probe: float = 2.0  # libraries and export
+    torch: float = 9.0  # the same with torch, and verification
     head: float = 0.000_018  # of a head, a picture, a class and a value of C, in memory
     large_head: float = 0.000_02  # of a head, a picture and a value of C, out-of-core
     large_head_class: float = 0.000_002  # and a class
@@ -86,6 +90,14 @@ class MachineProfile:
             self._feature_throughput[key] = recorded or measure_feature_throughput(cache, paths)
         return self._feature_throughput[key]
 
+    def file_throughput(self, task: TrainingTask) -> Throughput:
+        """Return how fast files go through the backbone in float32, roughly: as recorded, where it was not measured."""
+        key = task.recipe.model.backbone, task.preprocess.size, FLOAT32
+        if key not in self._feature_throughput:
+            cache, paths = task.feature_cache(FLOAT32), evenly_spaced(task.split("train").paths)
+            return recorded_feature_throughput(cache, paths) or self.feature_throughput(task, FLOAT32)
+        return self._feature_throughput[key]
+
     def epoch_throughput(self, task: TrainingTask) -> EpochThroughput:
         """Return how fast the network of a task trains."""
         from bestiary.training.epoch_throughput import measure_epoch_throughput
@@ -106,7 +118,7 @@ def estimate_seconds(task: TrainingTask, machine: MachineProfile) -> TimeEstimat
     before = _label_check_seconds(task, machine) if task.recipe.data.suspects else 0.0
     finish = slowdown * (COSTS.report + COSTS.report_picture * task.pictures.height)
     if task.recipe.model.method == "probe":
-        fit = slowdown * COSTS.probe + _head_seconds(task, slowdown)
+        fit = slowdown * COSTS.probe + _head_seconds(task, slowdown) + _proof_seconds(task, machine)
         return TimeEstimate(feature_seconds(task, machine) + before + models * fit + finish)
     training = _estimate_training(task, machine)
     return TimeEstimate(training.before + before, models * training.epoch, models * training.after + finish)
@@ -168,6 +180,19 @@ def feature_seconds(task: TrainingTask, machine: MachineProfile) -> float:
     views = probe_views(task.recipe)[1:]
     extra = sum(len(task.feature_cache(precision, **view).missing(keys)) for view in views) if views else mirrored
     return seconds + (machine.feature_throughput(task, precision).seconds(extra) if extra else 0.0)
+
+
+def _proof_seconds(task: TrainingTask, machine: MachineProfile) -> float:
+    """Return the time of predicting pictures of a probe from their files again, in float32: a mean of its models.
+
+    In cross-validation each picture is a test picture of one model; the last model has none.
+    """
+    folds, height = task.recipe.data.folds, task.pictures.height
+    tested = height // folds if folds else _count(task, "test")
+    pictures = min(PROVEN_PICTURES, _count(task, "val") + tested) + PROVEN_TWICE
+    if task.recipe.evaluate.prove == "all":
+        pictures += height // (1 + folds) if folds else tested
+    return machine.file_throughput(task).seconds(pictures)
 
 
 def _head_seconds(task: TrainingTask, slowdown: float) -> float:
