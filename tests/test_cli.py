@@ -642,7 +642,7 @@ def test_train_keeps_stdout_clean_and_ends_with_the_run(
     assert "".join(f"{line}\n" for line in lines[:-4]) == f"{report}\n"
     headline = r"Right (\d+ times in 100|for \d+ of \d+ test pictures) \(95\xa0% interval .*\)\. "
     assert re.match(headline + r"(Most confused|Mistakes): ", lines[-4])
-    for notice in ("Computing features", "Predicting", "62 pictures of 3 classes"):
+    for notice in ("Computing features", "Computing metrics", "62 pictures of 3 classes"):
         assert notice in done.err
         assert notice not in done.out
     latest = bestiary("predict", "runs/latest", collection.folder / "bird" / "000.jpg", "--format", "jsonl")

@@ -39,7 +39,7 @@ def test_titles_get_the_number_of_their_stage(capsys: pytest.CaptureFixture[str]
             advance(1)
     numbers = [int(number) for number, _, _ in STAGE.findall(capsys.readouterr().err)]
     train = list(STAGES["train"])
-    labels, fit, predict = (train.index(stage) + 1 for stage in (stages.LABELS, stages.FIT, stages.PREDICT))
+    labels, fit, predict = (train.index(stage) + 1 for stage in (stages.LABELS, stages.FIT, stages.TEST))
     # Features after the label check's are those of its own stage; the head of a second fold goes back to its stage.
     assert numbers == [1, labels, labels, fit, predict, fit]
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from bestiary import files, flow, run_folder
+from bestiary.context import Context
 from bestiary.errors import RunError
 from bestiary.profiling import PeakMemory, StageTimer
 from bestiary.recipe import Recipe
@@ -66,7 +67,7 @@ def test_a_run_is_free_again_after_an_error(tmp_path: Path) -> None:
         pass
 
 
-@pytest.mark.parametrize("command", [flow.resume, flow.evaluate])
+@pytest.mark.parametrize("command", [flow.resume, lambda run: flow.evaluate(run, Context.create(job="evaluate"))])
 def test_commands_that_write_into_a_run_are_refused_while_another_has_it(
     probed: Path, command: Callable[[Path], object]
 ) -> None:

@@ -22,10 +22,11 @@ VERIFY: Stage = ("Verifying",)
 CURVE: Stage = ("Learning curve",)
 PREDICT: Stage = ("Predicting",)
 SCORE: Stage = ("Computing metrics",)
+TEST: Stage = (*PREDICT, *SCORE)  # a probe's test pictures are predicted by its features, others from their files
 REPORT: Stage = ("Writing the report",)
 TRIALS: Stage = ("Computing features", "Trials")
 RESCORE: Stage = ("Rescoring",)
-DATA, FINISH = (MEASURE, DUPLICATES, SHORTCUTS), (FIT, VERIFY, CURVE, PREDICT, SCORE, REPORT)
+DATA, FINISH = (MEASURE, DUPLICATES, SHORTCUTS), (FIT, VERIFY, CURVE, TEST, REPORT)
 WINNER: Stage = tuple(title for stage in FINISH for title in stage)
 STAGES: dict[Job, Sequence[Stage]] = {
     "audit": (*DATA, LABELS),

@@ -135,7 +135,8 @@ class FeatureCache:
         with progress as advance, self.store.writer() as segment:
             start = 0
             for outputs in engine.stream(batches):
-                rows = outputs["features"].astype(self.dtype, copy=False)
+                with np.errstate(over="ignore"):  # what is too large for 16 bits is refused
+                    rows = outputs["features"].astype(self.dtype, copy=False)
                 self._check_finite(rows, paths[missing[start]])
                 segment.append(missing_keys[start : start + len(rows)], rows)
                 start += len(rows)
