@@ -29,6 +29,7 @@ def format_versions(facts: dict[str, Any]) -> str:
         if name in facts["packages"] or name != "onnxruntime-gpu"
     ]
     features = [_format_engine(entry) for entry in facts["features"]]
+    accelerator = "none (bestiary doctor says why)" if facts["accelerator"].startswith("none") else facts["accelerator"]
     return "\n".join(
         [
             f"bestiary {facts['bestiary']}",
@@ -37,7 +38,7 @@ def format_versions(facts: dict[str, Any]) -> str:
             f"{processor}, {cores}",
             *packages,
             *(features or ["features: no engine measured yet; the first training or audit measures them"]),
-            f"accelerator of features and predictions: {facts['accelerator']}",
+            f"accelerator of features and predictions: {accelerator}",
         ]
     )
 

@@ -79,7 +79,7 @@ def require_accelerator(device: AcceleratorDevice) -> Accelerator:
     """Return the accelerator, or raise MachineError with what is missing and what installs it."""
     if reason := explain_unavailable(device):
         raise MachineError(
-            f"--device {device} is not possible on this computer: {reason}. Or use --device auto or cpu."
+            f"--device {device} is not possible on this computer: {reason}. --device auto and cpu work here."
         )
     return read_accelerator(device)
 

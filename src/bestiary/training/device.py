@@ -23,7 +23,7 @@ def choose_device(requested: TrainDevice = "auto") -> torch.device:
     """
     if requested != "auto" and (reason := explain_no_torch_device(requested)):
         raise MachineError(
-            f"--device {requested} is not possible on this computer: {reason}. Or use --device auto or cpu."
+            f"--device {requested} is not possible on this computer: {reason}. --device auto and cpu work here."
         )
     if requested == "cuda" or (requested == "auto" and torch.cuda.is_available()):
         return torch.device("cuda", torch.cuda.current_device())
