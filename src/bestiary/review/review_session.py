@@ -23,7 +23,7 @@ from bestiary.inference.predictor import Predictor
 from bestiary.label_issue_summary import resolve_check
 from bestiary.models.backbones import bundled_backbone, recipe_backbone, uses_features
 from bestiary.models.engine_choice import explain_impossible
-from bestiary.models.features import training_feature_cache
+from bestiary.models.features import features_by_split, training_feature_cache
 from bestiary.models.neighbours import nearest_neighbours
 from bestiary.picture import read_bytes
 from bestiary.preprocess import VerifiedFile
@@ -172,7 +172,8 @@ class ReviewSession:
         if explain_impossible(recorded) is None:  # else any other: neighbours need no exact precision
             context = replace(context, features=recorded)
         feature_cache = training_feature_cache(backbone, bundle.preprocess, context)
-        features = feature_cache.features(table.list_files(both), both["sha256"].to_list())
+        splits = both["split"].fill_null("train").to_list()
+        features = features_by_split(feature_cache, table.list_files(both), both["sha256"].to_list(), splits)
         groups, row_ids = groups_without_sites(both), train["row_id"].to_list()
         nearest = nearest_neighbours(features[n:], features[:n], groups[n:], groups[:n], NEIGHBOURS)
         self._neighbours = {
