@@ -329,7 +329,8 @@ def test_doctor_says_why_something_is_not_used(monkeypatch: pytest.MonkeyPatch, 
         "Cache",
     ):
         assert text in out, text
-    assert error in command("--version")[1]
+    assert "none (bestiary doctor says why)" in command("--version")[1]
+    assert error in command("--version", "--json")[1]
 
 
 def test_doctor_names_card_proofs_and_extras(
