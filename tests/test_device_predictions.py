@@ -26,7 +26,7 @@ from bestiary.files import read_json
 from bestiary.inference.bundle import read_bundle
 from bestiary.inference.embedder import Embedder
 from bestiary.inference.predictor import Predictor
-from bestiary.models import accelerators, device_measurement
+from bestiary.models import accelerators, device_measurement, device_proof
 from bestiary.models.device_proof import FOLDER
 from bestiary.recipe import Recipe
 from bestiary.recipe_arguments import combine_recipe, device_settings, study_device_settings
@@ -132,7 +132,18 @@ def test_a_card_that_gives_other_answers_is_refused(card: StandIn, run: Path) ->
     assert len(card.batches) == asked
 
 
-def test_auto_takes_the_card_for_many_pictures_only(card: StandIn, run: Path) -> None:
+def measure_processor_as(monkeypatch: pytest.MonkeyPatch, pictures_per_second: float) -> None:
+    """Make the measured speed of the processor a given one: with a tiny model it depends on what else runs."""
+    measure = device_proof._run_on_processor
+    monkeypatch.setattr(
+        device_proof, "_run_on_processor", lambda engine, images: (measure(engine, images)[0], pictures_per_second)
+    )
+
+
+def test_auto_takes_the_card_for_many_pictures_only(
+    monkeypatch: pytest.MonkeyPatch, card: StandIn, run: Path
+) -> None:
+    measure_processor_as(monkeypatch, 0.5)
     Predictor(run)
     assert card.sessions == 0
     notices = Listening()
@@ -141,7 +152,8 @@ def test_auto_takes_the_card_for_many_pictures_only(card: StandIn, run: Path) ->
     assert card.sessions == 2
 
 
-def test_auto_leaves_a_slower_card_alone(card: StandIn, run: Path) -> None:
+def test_auto_leaves_a_slower_card_alone(monkeypatch: pytest.MonkeyPatch, card: StandIn, run: Path) -> None:
+    measure_processor_as(monkeypatch, 1e6)
     card.seconds = 0.05
     notices = Listening()
     Predictor(run, engine="fastest", reporter=notices)

@@ -42,8 +42,8 @@ def score_caveats(metrics: Mapping[str, Any]) -> list[str]:
     untested = [label for label, scores in metrics["per_class"].items() if scores.get("support") == 0]
     if untested and metrics.get("split") != "elsewhere":  # the text on other pictures lists them itself
         caveats.append(
-            f"There are no test pictures of {format_names(untested)}: their recall is unknown, and averages over all"
-            " classes count them as 0."
+            f"No test picture shows {format_names(untested)}: recall is unknown, and averages over all"
+            " classes count it as 0."
         )
     return caveats
 
