@@ -140,9 +140,7 @@ def measure_processor_as(monkeypatch: pytest.MonkeyPatch, pictures_per_second: f
     )
 
 
-def test_auto_takes_the_card_for_many_pictures_only(
-    monkeypatch: pytest.MonkeyPatch, card: StandIn, run: Path
-) -> None:
+def test_auto_takes_the_card_for_many_pictures_only(monkeypatch: pytest.MonkeyPatch, card: StandIn, run: Path) -> None:
     measure_processor_as(monkeypatch, 0.5)
     Predictor(run)
     assert card.sessions == 0
