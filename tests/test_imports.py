@@ -90,8 +90,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "flow": {*MODEL, "evaluation", "report"},
     "tune": {*MODEL, "evaluation", "report", "flow"},
     "study": {*MODEL, "evaluation", "report", "flow"},
-    "api": {*MODEL, "evaluation", "report", "flow", "tune", "study"},
-    "cli": {*MODEL, "evaluation", "report", "flow", "tune", "study", "demo", "web", "serve", "review"},
+    "cluster": {*MODEL, "evaluation", "report", "flow", "tune", "study"},
+    "api": {*MODEL, "evaluation", "report", "flow", "tune", "study", "cluster"},
+    "cli": {*MODEL, "evaluation", "report", "flow", "tune", "study", "cluster", "demo", "web", "serve", "review"},
 }
 FLOW = {"flow", "classifier"}
 API = {"api", "api_results", "api_search"}
@@ -113,7 +114,19 @@ MAY_IMPORT_TORCH = {
     "training/optimiser",
     "training/distributed",
 }
-TRAINING_ONLY = ["polars", "sklearn", "scipy", "joblib", "onnx", "cleanlab", "jinja2", "matplotlib", "torch"]
+TRAINING_ONLY = [
+    "ray",
+    "pyarrow",
+    "polars",
+    "sklearn",
+    "scipy",
+    "joblib",
+    "onnx",
+    "cleanlab",
+    "jinja2",
+    "matplotlib",
+    "torch",
+]
 
 
 def room(module: str) -> str:

@@ -1,0 +1,222 @@
+"""Connection to a Ray cluster: one started on this computer, or one that runs already.
+
+Ray is asked to connect only where something answers: where nothing does, it waits nearly five minutes and then ends the
+process (Ray 2.60). Every node has to have the same bestiary with the extras that the work needs.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from bestiary.errors import EXTRAS, InputError, MachineError, import_optional
+from bestiary.install_command import install_command
+from bestiary.progress import Reporter
+from bestiary.text import format_names
+from bestiary.version import __version__
+
+LOCAL, AUTO = "local", "auto"
+CLIENT_SCHEME = "ray://"
+ADDRESSES = "local, auto, HOST:PORT or ray://HOST:PORT"
+ANSWER_SECONDS = 5.0
+CHECK_SECONDS = 120.0  # for a worker to start on a node and to import what it checks
+MIN_FREE_BYTES = 1 << 30  # on a node: Ray writes objects that do not fit in memory to its disk
+
+
+@dataclass(frozen=True)
+class ClusterNode:
+    """A node of a cluster, as a worker on it reports. missing: modules that are not installed there."""
+
+    name: str
+    bestiary: str
+    missing: tuple[str, ...]
+    free_bytes: int
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A connected cluster. address: as given, without credentials; cpus: of all nodes together."""
+
+    address: str
+    cpus: int
+    nodes: tuple[ClusterNode, ...]
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the cluster was started by this process and ends with it."""
+        return self.address == LOCAL
+
+    def __str__(self) -> str:
+        """Return a part of a sentence, such as "Ray 2.60.0 on 3 nodes with 24 processors"."""
+        count = len(self.nodes)
+        nodes = "this computer" if self.is_local else f"{count} node{'s' if count != 1 else ''}"
+        return f"Ray {import_ray().__version__} on {nodes} with {self.cpus} processor{'s' if self.cpus != 1 else ''}"
+
+
+def import_ray() -> Any:
+    """Return the module `ray`; MissingExtraError with the command that installs it if it is missing.
+
+    Ray reports its use to its makers unless told not to; bestiary tells it not to.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    return import_optional("ray", extra="cluster")
+
+
+def check_address(address: str) -> None:
+    """Raise InputError for a text that is no address of a cluster."""
+    if address in (LOCAL, AUTO):
+        return
+    try:
+        parts = urlsplit(address if "://" in address else f"//{address}")
+        is_valid = bool(parts.hostname and parts.port) and parts.scheme in ("", "ray") and not parts.path.strip("/")
+    except ValueError:  # a port that is no number
+        is_valid = False
+    if not is_valid:
+        raise InputError(f'"{address}" is no address of a cluster; expected {ADDRESSES}.')
+
+
+@contextmanager
+def connect(
+    address: str,
+    *,
+    modules: Sequence[str] = EXTRAS["train"],
+    threads: int | None = None,
+    reporter: Reporter | None = None,
+) -> Iterator[Cluster]:
+    """Connect to a cluster for the length of a `with` block; one of "local" is started and stopped again.
+
+    modules: import names that every node has to have. threads: processors that "local" may use, None for all.
+    Raises InputError for an invalid address, MissingExtraError without Ray here, MachineError if nothing answers, if
+    other versions run there, or if a node lacks modules or room on its disk. An existing connection is used as it is.
+    """
+    check_address(address)
+    ray = import_ray()
+    if ray.is_initialized():
+        yield _describe_cluster(ray, address, modules)
+        return
+    _require_answer(address)
+    try:
+        ray.init(**_init_options(address, threads))
+    except (ConnectionError, RuntimeError, ValueError, OSError, ImportError) as error:
+        raise MachineError(_explain_failure(address, error)) from None
+    try:
+        cluster = _describe_cluster(ray, address, modules)
+        if reporter is not None:
+            reporter.info(f"The cluster is {cluster}.")
+        yield cluster
+    finally:
+        ray.shutdown()
+
+
+def _init_options(address: str, threads: int | None) -> dict[str, Any]:
+    options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": "ERROR"}
+    if address == LOCAL:
+        options |= {"include_dashboard": False}
+        options |= {} if threads is None else {"num_cpus": threads}
+    return options
+
+
+def _require_answer(address: str) -> None:
+    """Raise MachineError if nothing answers at the host and port of an address."""
+    if address in (LOCAL, AUTO):
+        return
+    parts = urlsplit(address if "://" in address else f"//{address}")
+    try:
+        socket.create_connection((str(parts.hostname), int(parts.port or 0)), timeout=ANSWER_SECONDS).close()
+    except OSError as error:
+        raise MachineError(
+            f"Nothing answers at {address}: {error.strerror or error}. Start a cluster there with `ray start --head`,"
+            " or use --cluster local."
+        ) from None
+
+
+def _explain_failure(address: str, error: Exception) -> str:
+    text = str(error).strip()
+    if address == AUTO:
+        return "No Ray cluster runs here. Start one with `ray start --head`, or use --cluster local."
+    if "ersion mismatch" in text:
+        return (
+            f"The cluster at {address} has another version of Ray or Python than this computer (Ray"
+            f" {import_ray().__version__}, Python {platform.python_version()}). Install the same ones here and there."
+            f" Ray says: {text}"
+        )
+    if "ray[client]" in text:
+        return f"The address {address} needs Ray's client. Add it with: {install_command('cluster')}"
+    first = text.splitlines()[0] if text else type(error).__name__
+    return f"Connecting to {address} failed: {first}"
+
+
+def _describe_cluster(ray: Any, address: str, modules: Sequence[str]) -> Cluster:
+    """Return the cluster; MachineError if a node cannot take part."""
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    cpus = int(sum(node["Resources"].get("CPU", 0) for node in alive))
+    working = [node for node in alive if node["Resources"].get("CPU", 0) >= 1]
+    if not working:
+        raise MachineError(f"The cluster at {address} has no processors. Add a node with `ray start --address …`.")
+    if address == LOCAL:
+        return Cluster(LOCAL, cpus, (_inspect_this_computer(tuple(modules)),))
+    nodes = _inspect_nodes(ray, working, tuple(modules))
+    _check_nodes(nodes)
+    return Cluster(address, cpus, nodes)
+
+
+def _inspect_nodes(ray: Any, nodes: Sequence[dict[str, Any]], modules: tuple[str, ...]) -> tuple[ClusterNode, ...]:
+    """Return what a worker on each node reports; MachineError if one does not answer in time."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    inspect = ray.remote(num_cpus=0, max_retries=2)(_inspect_node)
+    references = {
+        inspect.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+            modules
+        ): str(node.get("NodeManagerHostname") or node["NodeManagerAddress"])
+        for node in nodes
+    }
+    _, late = ray.wait(list(references), num_returns=len(references), timeout=CHECK_SECONDS)
+    if late:
+        names = format_names([references[reference] for reference in late])
+        raise MachineError(f"No worker answered within {CHECK_SECONDS:.0f} s on {names}.")
+    return tuple(ClusterNode(name, *ray.get(reference)) for reference, name in references.items())
+
+
+def _inspect_node(modules: tuple[str, ...]) -> tuple[str, tuple[str, ...], int]:
+    """Return version, missing modules and free bytes of the temporary folder, on a node that may lack bestiary."""
+    try:
+        from bestiary.version import __version__ as version
+    except ImportError:
+        version = ""
+    missing = tuple(module for module in modules if importlib.util.find_spec(module) is None)
+    return version, missing, shutil.disk_usage(tempfile.gettempdir()).free
+
+
+def _inspect_this_computer(modules: tuple[str, ...]) -> ClusterNode:
+    node = ClusterNode(platform.node(), *_inspect_node(modules))
+    _check_nodes((node,))
+    return node
+
+
+def _check_nodes(nodes: Sequence[ClusterNode]) -> None:
+    """Raise MachineError with every node that cannot take part."""
+    faults = []
+    for node in nodes:
+        if not node.bestiary:
+            faults.append(f"{node.name} has no bestiary")
+        elif node.bestiary != __version__:
+            faults.append(f"{node.name} has bestiary {node.bestiary}, this computer {__version__}")
+        elif node.missing:
+            faults.append(f"{node.name} lacks {format_names(node.missing)}")
+        elif node.free_bytes < MIN_FREE_BYTES:
+            faults.append(f"{node.name} has {node.free_bytes / 1e9:.1f} GB free in its temporary folder, needed 1.1")
+    if faults:
+        raise MachineError(
+            f"Not every node can take part: {'; '.join(faults)}. Install bestiary there as here, with its extra"
+            f" (here: {install_command('cluster')}), or make room."
+        )
