@@ -100,6 +100,7 @@ FRONT_DOORS = {"__init__", "__main__"}  # they hand on what others made
 MODULES = sorted(path.relative_to(PACKAGE).with_suffix("") for path in PACKAGE.rglob("*.py"))
 MAY_IMPORT_TORCH = {
     "batches/augmentation",
+    "models/distillation",
     "models/layers",
     "models/networks",
     "models/timm_backbone",

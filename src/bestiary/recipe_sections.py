@@ -32,6 +32,7 @@ ChannelOrder = Literal["auto", "rgb", "bgr"]
 Balance = Literal["none", "class-weights", "oversample", "balanced-sampler", "logit-adjusted"]
 Turn = Literal["none", "quarters", "any"]
 Policy = Literal["none", "trivial"]
+Teacher = Literal["none", "lite0", "lite1", "lite2"]
 ProbeViews = Literal["none", "mirror", "quarters"]
 
 METHODS: tuple[str, ...] = get_args(Method)
@@ -204,6 +205,8 @@ class TrainConfig(Section):
     balance: Balance = "none"
     unfreeze_stages: int = Field(1, ge=0, description="for finetune: number of trained last stages")
     views: int = Field(3, ge=1, description="for finetune, bundled backbone: plain, mirrored, augmented copies")
+    distill: Teacher = Field("none", description="for resnet: a backbone whose features it learns beside the classes")
+    distill_weight: float = Field(6.0, gt=0, le=100, description="of the loss of these features")
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     device: TrainDevice = Field("auto", description="that the network is trained on; auto: cuda, mps or cpu")
     size_from: int | None = Field(None, ge=16, description="pixels: training size of the first epochs")

@@ -31,13 +31,14 @@ from bestiary.export.event_choice import choose_combination, group_events
 from bestiary.export.graph import OutputCalibration, build_inference_graph
 from bestiary.export.parity import SplitProof, sample_proof, verify_parity
 from bestiary.files import atomic_path
-from bestiary.inference.bundle import GRAPH_NAME, Bundle
+from bestiary.inference.bundle import GRAPH_NAME, TEACHER, Bundle
 from bestiary.inference.conformal import fit_conformal
 from bestiary.inference.predictor import Prediction
 from bestiary.models.head import Head
 from bestiary.models.ood import PrincipalSubspace
 from bestiary.preprocess import Preprocessing, VerifiedFile
 from bestiary.quick_metrics import softmax
+from bestiary.training.distill import teacher_backbone
 from bestiary.training.methods import TRAINERS
 from bestiary.training.task import TrainedModel, TrainingTask
 from bestiary.version import __version__
@@ -101,6 +102,8 @@ def _finalize(task: TrainingTask, trained: TrainedModel) -> FinalModel:
     final = replace(final, class_thresholds=thresholds)
     if model.method != "scratch":
         final = replace(final, weights=asdict(task.backbone.facts.weights))
+    elif (teacher := teacher_backbone(task.recipe)) is not None:
+        final = replace(final, weights=asdict(teacher.facts.weights) | {"use": TEACHER})
     if model.method == "probe":
         final = replace(final, no_heatmap=task.backbone.facts.no_heatmap)
     for warning in warn_unmet(thresholds):

@@ -21,6 +21,7 @@ from bestiary.preprocess import Preprocessing
 
 BUNDLE_FORMAT = 1
 GRAPH_NAME, BUNDLE_NAME = "model.onnx", "bundle.json"
+TEACHER = "teacher"  # the use of weights that a network was distilled from
 
 Precision = Literal["float32", "int8"]
 
@@ -37,8 +38,9 @@ class Bundle:
     label is the most probable class. `class_thresholds`: by class, the least probability with which it is answered, and
     what it was chosen by (`bestiary.class_thresholds`); below it the picture is "unknown" too.
     `crop`: whether it was trained on boxes, so that it looks at boxes, with the margin of `bestiary.box`.
-    `weights`: of the pretrained backbone, their `sha256`, `source` and `licence`; empty without one. `no_heatmap`: why
-    heatmaps would not be exact, so that the graph has none; empty if it has.
+    `weights`: of the pretrained backbone, their `sha256`, `source` and `licence`; empty without one; with
+    `use` "teacher" those of the backbone that the network was distilled from.
+    `no_heatmap`: why heatmaps would not be exact, so that the graph has none; empty if it has.
     `events`: how pictures of an event are combined (`inference.event_combination`); empty: not chosen.
     `graph_sha256`: digest of the file `graph` beside the bundle. An exported model has its own `precision`, and the
     report of its verification in `exported`, with the processor (`inference.proof`).

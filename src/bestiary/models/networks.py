@@ -23,6 +23,7 @@ from torch.nn import functional
 
 from bestiary.array_types import Float32s, Pixels
 from bestiary.errors import RecipeError
+from bestiary.models.distillation import FeatureDistillation
 from bestiary.models.efficientnet_lite import BACKBONES
 from bestiary.models.head import Dense, Head
 from bestiary.models.layers import ResidualBlock, conv_bn_act
@@ -86,7 +87,7 @@ class Network(nn.Module):
     in units of 0..255, or (1,) for all channels. `frozen_statistics` keeps batch normalisation in evaluation mode while
     training: pretraining saw more pictures than a fine-tuning batch contains. `mirror_mean`: in evaluation,
     average the maps of the picture and of its mirror image (flipped back), and so the logits, as the head is linear; it
-    takes twice the time.
+    takes twice the time. distillation: what it learns beside the classes.
     """
 
     mean: Tensor
@@ -101,10 +102,11 @@ class Network(nn.Module):
         std: Colour = IMAGENET_STD,
         frozen_statistics: bool = False,
         mirror_mean: bool = False,
+        distillation: FeatureDistillation | None = None,
     ) -> None:
         """Combine backbone and head."""
         super().__init__()
-        self.backbone, self.head = backbone, head
+        self.backbone, self.head, self.distillation = backbone, head, distillation
         self.frozen_statistics, self.mirror_mean = frozen_statistics, mirror_mean
         self.register_buffer("mean", torch.tensor(mean))
         self.register_buffer("std", torch.tensor(std))

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from bestiary.finding_counts import SEVERITY_NAMES
+from bestiary.inference.bundle import TEACHER
 from bestiary.report import verdict
 from bestiary.report.calibration_section import describe_calibration, describe_prediction_sets
 from bestiary.report.format import format_interval, format_metric, format_number
@@ -210,7 +211,8 @@ def _iter_provenance(run: RunFiles) -> Iterator[tuple[str, str]]:
     weights = run.bundle.get("weights") or {}
     if not weights and run.bundle.get("method") != "scratch" and run.bundle.get("backbone") in OLDER_BACKBONES:
         yield "Licence of the backbone", "Apache-2.0 (EfficientNet-Lite, ImageNet)"
-    for key, name in (("source", "Pretrained weights"), ("licence", "Licence of the weights")):
+    source = "Distilled from" if weights.get("use") == TEACHER else "Pretrained weights"
+    for key, name in (("source", source), ("licence", "Licence of the weights")):
         if weights.get(key):
             yield name, escape(weights[key])
     if weights.get("sha256"):

@@ -220,7 +220,8 @@ def fit(
                 pixels = augment(images, augmentation, chance, size=progressive_size(pace.planned_epoch, settings))
                 pixels = pixels.contiguous(memory_format=torch.channels_last)
                 with autocast(device, precision):
-                    logits = network(pixels)
+                    maps = network.feature_maps(pixels)
+                    logits = network.head(maps)
                 logits = logits.float()
                 losses = functional.cross_entropy(
                     logits + offsets,
@@ -230,6 +231,8 @@ def fit(
                     reduction="sum",
                 )
                 loss = losses / weights[to_device(labels[batch.global_indices], device)].sum()
+                if network.distillation is not None:
+                    loss = loss + network.distillation.sum_losses(maps, batch.indices) / len(batch.global_indices)
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
                 hits = (logits.detach().argmax(dim=1) == targets).sum()

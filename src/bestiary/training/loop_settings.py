@@ -48,7 +48,7 @@ class LoopSettings:
     @classmethod
     def from_recipe(cls, recipe: ResolvedRecipe, threads: int) -> LoopSettings:
         """Return the settings for scratch or finetune; threads: of all processes together."""
-        values = recipe.train.model_dump(exclude={"views", "unfreeze_stages", "device"})
+        values = recipe.train.model_dump(exclude={"views", "unfreeze_stages", "device", "distill", "distill_weight"})
         if recipe.model.method == "finetune":
             values |= {"unfreeze_stages": recipe.train.unfreeze_stages, "stage_decay": FINETUNE_STAGE_DECAY}
         return cls(**values, seed=recipe.seed, threads=max(1, threads // world_size()))

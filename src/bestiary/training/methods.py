@@ -23,6 +23,7 @@ from bestiary.models.ood import PrincipalSubspace, subsample_indices
 from bestiary.quick_metrics import loss_and_macro_f1
 from bestiary.recipe_sections import AugmentConfig
 from bestiary.run_folder import write_history
+from bestiary.training.distill import distill_from_teacher
 from bestiary.training.loop_settings import LoopSettings, Precision
 from bestiary.training.probe import fit_probe, load_view_features
 from bestiary.training.task import SplitData, SplitOutputs, TrainedModel, TrainingTask, load_task
@@ -78,14 +79,18 @@ def _apply_to_test_split(task: TrainingTask, head: Head) -> SplitOutputs | None:
 def train_scratch(task: TrainingTask) -> TrainedModel:
     """Train a network from scratch. Needs torch."""
     colours = _pixel_normalisation(task)
-    learned = _train_and_export(task, *_build_scratch_network(task, colours))
+    network, settings = _build_scratch_network(task, colours)
+    distill_from_teacher(task, network)
+    learned = _train_and_export(task, network, settings)
     return replace(learned, notes=learned.notes | {"normalised by": asdict(colours)})
 
 
 def train_for_logits(task: TrainingTask) -> Float32s:
     """Train a network and return its validation logits, in float32; nothing is exported. Needs torch."""
     if task.recipe.model.method == "scratch":
-        return _fit_for_logits(task, *_build_scratch_network(task, _pixel_normalisation(task)))
+        network, settings = _build_scratch_network(task, _pixel_normalisation(task))
+        distill_from_teacher(task, network)
+        return _fit_for_logits(task, network, settings)
     network, settings = _build_pretrained_network(task, _initial_head(task))
     if count_frozen_stages(task.recipe) is None:
         return _fit_for_logits(task, network, settings)

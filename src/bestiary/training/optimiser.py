@@ -21,7 +21,8 @@ def build_optimiser(network: Network, settings: LoopSettings) -> torch.optim.Opt
     The first group is the head's. Biases and normalisation have no weight decay.
     """
     below = list(reversed(network.stages()))
-    parts = [list(network.head.parameters()), *below[: settings.unfreeze_stages]]
+    heads = [network.head] if network.distillation is None else [network.head, network.distillation]
+    parts = [[weight for head in heads for weight in head.parameters()], *below[: settings.unfreeze_stages]]
     network.requires_grad_(False)
     groups: list[dict[str, Any]] = []
     for depth, part in enumerate(parts):

@@ -41,7 +41,7 @@ SETTING_CONSUMERS: dict[tuple[str, ...], dict[str, str]] = {
         "onnx": "layout channel_order white mean std output output_layout prefix_tokens pooling",
     },
     ("finetune",): {"train": "unfreeze_stages views"},
-    ("resnet",): {"model": "mirror_mean"},
+    ("resnet",): {"model": "mirror_mean", "train": "distill distill_weight"},
     ("plain",): {"model": "kernel_size batch_norm pooling activation stage_dropout hidden dropout"},
 }
 
