@@ -190,9 +190,11 @@ def test_the_command_is_killed_and_goes_on(
     words = [sys.executable, "-c", COMMAND, "predict", "run", "-", "--out", str(out), "--cluster", "local"]
     folders = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders)}
-    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    words += ["--threads", "1"]
     with (job / "list.txt").open("rb") as listed:
-        command = subprocess.Popen([*words, "--threads", "1"], stdin=listed, cwd=job, env=environment, **silent)
+        command = subprocess.Popen(
+            words, stdin=listed, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=job, env=environment
+        )
     try:
         wait_for_commits(out)
     finally:
