@@ -14,6 +14,7 @@ from hypothesis import settings
 from bestiary.demo.dataset import SyntheticDataset, make_synthetic_dataset
 from browsers import EXECUTABLES, opened_browser
 from commands import Call, Done
+from ray_cluster import TwoNodes, start_local, start_two_nodes
 from skips import pytest_make_collect_report, pytest_runtest_makereport
 
 __all__ = ["pytest_make_collect_report", "pytest_runtest_makereport"]  # hooks: pytest finds them here
@@ -47,6 +48,22 @@ def browser(request: pytest.FixtureRequest) -> Iterator[Any]:
     """Chromium, then Firefox. Of a module only: while one runs, no other event loop can."""
     with opened_browser(request.param) as opened:
         yield opened
+
+
+@pytest.fixture(scope="module")
+def local_ray() -> Iterator[Any]:
+    """The module `ray`, connected to two processors of this computer; a command with `--cluster local` uses them."""
+    pytest.importorskip("ray")
+    with start_local() as ray:
+        yield ray
+
+
+@pytest.fixture
+def two_nodes() -> Iterator[TwoNodes]:
+    """A cluster of two nodes on this computer, not connected yet; the test may remove the second."""
+    pytest.importorskip("ray")
+    with start_two_nodes() as nodes:
+        yield nodes
 
 
 @pytest.fixture(autouse=True)
