@@ -1,0 +1,75 @@
+"""Stand-ins for a cluster, and functions of tables that kill their worker: workers of Ray import this module."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from bestiary.cluster.ray_table_map import RayTableMap
+from bestiary.table_map import NODE, TableFunction
+
+
+@dataclass
+class LocalMap:
+    """A table map in this process, of a node called n1; `see` changes the rows that it sees, `answer` its results."""
+
+    see: Callable[[pl.DataFrame], pl.DataFrame] = lambda rows: rows
+    answer: Callable[[pl.DataFrame], pl.DataFrame] = lambda rows: rows
+    seen: list[pl.DataFrame] = field(default_factory=list)
+
+    def iter_mapped(self, function: TableFunction, rows: pl.DataFrame, *, together: str) -> Iterator[pl.DataFrame]:
+        self.seen.append(rows)
+        yield self.answer(function(self.see(rows))).with_columns(pl.lit("n1").alias(NODE))
+
+
+@dataclass(frozen=True)
+class KillOnce:
+    """A function whose worker dies over a file, as when it is out of memory: once, or each time without a marker."""
+
+    function: TableFunction
+    path: str
+    marker: Path | None
+
+    def __call__(self, rows: pl.DataFrame, /) -> pl.DataFrame:
+        if self.path in rows["path"].to_list() and not (self.marker and self.marker.exists()):
+            if self.marker:
+                self.marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.function(rows)
+
+
+@dataclass(frozen=True)
+class SlowDown:
+    """A function that takes its time, and notes in a folder the nodes that run it."""
+
+    function: TableFunction
+    folder: Path
+
+    def __call__(self, rows: pl.DataFrame, /) -> pl.DataFrame:
+        import ray
+
+        (self.folder / ray.get_runtime_context().get_node_id()).touch()
+        time.sleep(0.5)
+        return self.function(rows)
+
+
+def wrap_functions(patch: pytest.MonkeyPatch, wrap: Callable[[TableFunction], TableFunction]) -> list[int]:
+    """Let every RayTableMap map a wrapped function; the list that comes back gets the number of rows of each result."""
+    original, counts = RayTableMap.iter_mapped, list[int]()
+
+    def iter_wrapped(
+        self: RayTableMap, function: TableFunction, rows: pl.DataFrame, *, together: str
+    ) -> Iterator[pl.DataFrame]:
+        for results in original(self, wrap(function), rows, together=together):
+            counts.append(results.height)
+            yield results
+
+    patch.setattr(RayTableMap, "iter_mapped", iter_wrapped)
+    return counts
