@@ -8,12 +8,19 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 
 from bestiary.cluster.ray_table_map import RayTableMap
+from bestiary.context import Context
+from bestiary.data.measurement_table import KEY
+from bestiary.data.scan import measure_files
+from bestiary.picture import LIMITS
 from bestiary.table_map import NODE, TableFunction
+
+BOXES = ["", "0.1,0.1,0.4,0.4,fraction", "0.5,0.5,0.4,0.4,fraction", "0.9,0.9,3.0,3.0,fraction"]
 
 
 @dataclass
@@ -73,3 +80,13 @@ def wrap_functions(patch: pytest.MonkeyPatch, wrap: Callable[[TableFunction], Ta
 
     patch.setattr(RayTableMap, "iter_mapped", iter_wrapped)
     return counts
+
+
+def files_of(folder: Path, *, with_boxes: bool = False) -> pl.DataFrame:
+    paths = sorted(str(path) for path in folder.glob("*/*") if path.is_file())
+    rows = [(path, box) for path in paths for box in (BOXES if with_boxes and path == paths[40] else [""])]
+    return pl.DataFrame(rows, schema=KEY, orient="row")
+
+
+def measured(files: pl.DataFrame, cluster: Any = None, memory: Path | None = None) -> pl.DataFrame:
+    return measure_files(files, memory, LIMITS, Context(threads=1, cache=None, cluster=cluster)).sort(KEY)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,18 +16,12 @@ pytest.importorskip("sklearn")
 import bestiary as public
 from bestiary.cluster import ray_table_map
 from bestiary.cluster.ray_table_map import RayTableMap, iter_parts, open_table_map
-from bestiary.context import Context
-from bestiary.data.measurement_table import KEY
-from bestiary.data.scan import measure_files
 from bestiary.demo.dataset import SyntheticDataset
 from bestiary.errors import InputError, MachineError
-from bestiary.picture import LIMITS
 from commands import Call
-from ray_cluster import TwoNodes, wait_for
-from table_maps import KillOnce, LocalMap, SlowDown, wrap_functions
+from table_maps import KillOnce, LocalMap, files_of, measured, wrap_functions
 
 NO_MODEL = ("--set", "data.suspects=false")
-BOXES = ["", "0.1,0.1,0.4,0.4,fraction", "0.5,0.5,0.4,0.4,fraction", "0.9,0.9,3.0,3.0,fraction"]
 
 
 @pytest.fixture
@@ -36,16 +29,6 @@ def table_map(local_ray: Any) -> Iterator[RayTableMap]:
     with open_table_map("local") as opened:
         assert opened is not None
         yield opened
-
-
-def files_of(folder: Path, *, with_boxes: bool = False) -> pl.DataFrame:
-    paths = sorted(str(path) for path in folder.glob("*/*") if path.is_file())
-    rows = [(path, box) for path in paths for box in (BOXES if with_boxes and path == paths[40] else [""])]
-    return pl.DataFrame(rows, schema=KEY, orient="row")
-
-
-def measured(files: pl.DataFrame, cluster: Any = None, memory: Path | None = None) -> pl.DataFrame:
-    return measure_files(files, memory, LIMITS, Context(threads=1, cache=None, cluster=cluster)).sort(KEY)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -159,27 +142,3 @@ def test_parts_keep_rows_of_one_file_together(size: int) -> None:
         assert part["path"][-1] != following["path"][0]
         assert part.height >= size
     assert not list(iter_parts(rows.clear(), size, "path"))
-
-
-@pytest.mark.slow
-def test_a_node_that_is_lost_loses_no_row(
-    collection: SyntheticDataset, two_nodes: TwoNodes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    files = files_of(collection.folder)
-    expected = measured(files)
-    monkeypatch.setattr(ray_table_map, "MIN_ROWS", 4)
-    monkeypatch.setattr(ray_table_map, "MAX_ROWS", 4)
-    counts = wrap_functions(monkeypatch, lambda function: SlowDown(function, tmp_path))
-
-    def lose_second() -> None:
-        wait_for(tmp_path / two_nodes.second.node_id)
-        two_nodes.remove_second()
-
-    with open_table_map(two_nodes.address) as cluster:
-        loser = threading.Thread(target=lose_second, daemon=True)
-        loser.start()
-        there = measured(files, cluster)
-        loser.join(timeout=60)
-        assert not loser.is_alive()
-    assert sum(counts) == files.height
-    assert there.equals(expected)

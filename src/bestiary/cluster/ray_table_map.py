@@ -7,8 +7,9 @@ import logging
 import platform
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -40,25 +41,17 @@ class RayTableMap:
     def iter_mapped(self, function: TableFunction, rows: pl.DataFrame, *, together: str) -> Iterator[pl.DataFrame]:
         """Yield the results as `TableMap.iter_mapped` does; rows whose worker died are computed again by another."""
         ray = import_ray()
-        import ray.data as ray_data
-
         size = _choose_size(rows.height, self.cluster.cpus)
         tables = [table.to_arrow() for table in iter_parts(rows.with_row_index(POSITION), size, together)]
         if not tables:
             return
         self._attempts = self._attempts or ray.remote(num_cpus=0, max_restarts=-1)(_AttemptCounter).remote()
-        facts = {"reference": ray.put(function), "attempts": self._attempts, "most": MAX_ATTEMPTS}
-        dataset = ray_data.from_arrow(tables).map_batches(
-            _apply,
-            batch_size=None,
-            batch_format="pyarrow",
-            fn_kwargs=facts,
-            num_cpus=1,  # a table is a task
-        )
+        job = _Job(ray.put(function), self._attempts, MAX_ATTEMPTS)
+        batches = _iter_remotely(tables, job) if ray.util.client.ray.is_connected() else _iter_results(tables, job)
         del tables
         is_open = np.ones(rows.height, bool)
         try:
-            for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+            for batch in batches:
                 if ATTEMPTS in batch.column_names:
                     raise _deadly_rows_error(rows[together].gather(batch[POSITION].to_numpy()))
                 yield _take_results(batch, is_open)
@@ -68,6 +61,45 @@ class RayTableMap:
             raise _lost_rows_error(error, int(is_open.sum()), rows.height) from None
         if is_open.any():
             raise RuntimeError(f"Ray Data has lost {is_open.sum():,} of {rows.height:,} rows.")
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What each task of a mapping needs: references of the function and of an _AttemptCounter, the most attempts."""
+
+    function: Any
+    attempts: Any
+    most_attempts: int
+
+
+def _iter_results(tables: Sequence[Any], job: _Job) -> Iterator[Any]:
+    """Yield the results of tables of Arrow, in any order, computed by Ray Data: a table is a task."""
+    import ray.data
+
+    dataset = ray.data.from_arrow(list(tables)).map_batches(
+        _apply, batch_size=None, batch_format="pyarrow", fn_kwargs={"job": job}, num_cpus=1
+    )
+    yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow")
+
+
+def _iter_remotely(tables: Sequence[Any], job: _Job) -> Iterator[Any]:
+    """Yield the results as `_iter_results` does, from a process of the cluster: Ray Data cannot work through ray://."""
+    ray = import_ray()
+    driver = ray.remote(num_cpus=0)(_Driver).remote(tables, job)
+    while (batch := ray.get(driver.get_next.remote())) is not None:
+        yield batch
+
+
+class _Driver:
+    """Iterates results; an actor of the cluster."""
+
+    def __init__(self, tables: Sequence[Any], job: _Job) -> None:
+        silence_ray()
+        self._results = _iter_results(tables, job)
+
+    def get_next(self) -> Any:
+        """Return some results, None at the end."""
+        return next(self._results, None)
 
 
 class _AttemptCounter:
@@ -132,17 +164,17 @@ def _choose_size(count: int, cpus: int) -> int:
     return min(max(even, MIN_ROWS), MAX_ROWS)
 
 
-def _apply(batch: Any, reference: Any, attempts: Any, most: int) -> Any:
+def _apply(batch: Any, job: _Job) -> Any:
     """Return the results of a table of Arrow, with their positions and the name of this node.
 
-    A table that was attempted more often than `most` has none: its positions come back with ATTEMPTS.
+    A table whose workers have died too often has none: its positions come back with ATTEMPTS.
     """
     rows = pl.from_arrow(batch)
     assert isinstance(rows, pl.DataFrame)
-    task = reference.hex(), int(rows[POSITION][0])
-    if (count := import_ray().get(attempts.count_attempt.remote(task))) > most:
+    task = job.function.hex(), int(rows[POSITION][0])
+    if (count := import_ray().get(job.attempts.count_attempt.remote(task))) > job.most_attempts:
         return rows.select(POSITION, pl.lit(count).alias(ATTEMPTS)).to_arrow()
-    results = _load_function(reference)(rows.drop(POSITION))
+    results = _load_function(job.function)(rows.drop(POSITION))
     return results.with_columns(rows[POSITION], pl.lit(platform.node()).alias(NODE)).to_arrow()
 
 
