@@ -31,7 +31,9 @@ class LocalMap:
     answer: Callable[[pl.DataFrame], pl.DataFrame] = lambda rows: rows
     seen: list[pl.DataFrame] = field(default_factory=list)
 
-    def iter_mapped(self, function: TableFunction, rows: pl.DataFrame, *, together: str) -> Iterator[pl.DataFrame]:
+    def iter_mapped(
+        self, function: TableFunction, rows: pl.DataFrame, *, whole_files: bool = False
+    ) -> Iterator[pl.DataFrame]:
         self.seen.append(rows)
         yield self.answer(function(self.see(rows))).with_columns(pl.lit("n1").alias(NODE))
 
@@ -72,9 +74,9 @@ def wrap_functions(patch: pytest.MonkeyPatch, wrap: Callable[[TableFunction], Ta
     original, counts = RayTableMap.iter_mapped, list[int]()
 
     def iter_wrapped(
-        self: RayTableMap, function: TableFunction, rows: pl.DataFrame, *, together: str
+        self: RayTableMap, function: TableFunction, rows: pl.DataFrame, *, whole_files: bool = False
     ) -> Iterator[pl.DataFrame]:
-        for results in original(self, wrap(function), rows, together=together):
+        for results in original(self, wrap(function), rows, whole_files=whole_files):
             counts.append(results.height)
             yield results
 

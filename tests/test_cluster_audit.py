@@ -136,9 +136,10 @@ def test_the_python_interface_takes_an_address(
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 100])
 def test_parts_keep_rows_of_one_file_together(size: int) -> None:
     rows = pl.DataFrame({"path": list("aabcccdaef")}).with_row_index("at")
-    parts = list(iter_parts(rows, size, "path"))
+    parts = list(iter_parts(rows, size, whole_files=True))
     assert pl.concat(parts).equals(rows)
     for part, following in itertools.pairwise(parts):
         assert part["path"][-1] != following["path"][0]
         assert part.height >= size
-    assert not list(iter_parts(rows.clear(), size, "path"))
+    assert [part["at"][0] for part in iter_parts(rows, size, whole_files=False)] == list(range(0, 10, size))
+    assert not list(iter_parts(rows.clear(), size, whole_files=True))

@@ -76,12 +76,13 @@ def copy(graphs: Path, folder: Path) -> Path:
 
 
 def pictures_of(collection: SyntheticDataset, count: int) -> tuple[list[PictureFile], list[str]]:
-    """Return files and their keys: whole pictures, then four regions of one picture."""
+    """Return files and their keys: whole pictures, and after the 30th, or last, four regions of one picture."""
     paths = sorted(collection.kinds)[:count]
     keys = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
     regions = [Region(4 * i, 8, 48, 40) for i in range(4)]
     crops = [Crop(paths[0], region) for region in regions]
-    return [*paths, *crops], [*keys, *(content_key(keys[0], region) for region in regions)]
+    region_keys = [content_key(keys[0], region) for region in regions]
+    return [*paths[:30], *crops, *paths[30:]], [*keys[:30], *region_keys, *keys[30:]]
 
 
 @pytest.mark.parametrize(("engine", "precision"), ENGINES)

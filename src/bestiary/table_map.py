@@ -25,11 +25,14 @@ class TableFunction(Protocol):
 class TableMap(Protocol):
     """Other computers that apply a function to parts of a table; `cluster.ray_table_map` has one by Ray Data."""
 
-    def iter_mapped(self, function: TableFunction, rows: pl.DataFrame, *, together: str) -> Iterator[pl.DataFrame]:
+    def iter_mapped(
+        self, function: TableFunction, rows: pl.DataFrame, *, whole_files: bool = False
+    ) -> Iterator[pl.DataFrame]:
         """Yield the results of all rows, each once, in any order, with the column NODE.
 
-        together: rows with the same value of this column that follow one another are handed over together. Raises
-        MachineError if a computer fails for good.
+        rows: with a column `path`, of files. whole_files: rows of one file that follow one another are handed over
+        together; otherwise a part of the table begins at a multiple of 32 rows. Raises MachineError if a computer fails
+        for good.
         """
 
 

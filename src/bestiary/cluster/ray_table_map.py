@@ -23,7 +23,8 @@ from bestiary.table_map import NODE, TableFunction
 
 POSITION, ATTEMPTS = "_position", "_attempts"  # of a row in the table that is mapped; of a task that was given up
 # Rows of a task: a dead worker loses no more, and each processor has several tasks. A multiple of the batch sizes of
-# the engines, so that a picture is computed in the same batch as in one process.
+# the engines: the last digits of ONNX Runtime depend on the place of a picture in its batch, which is that of one
+# process.
 MIN_ROWS, MAX_ROWS, TASKS_PER_CPU = 32, 256, 4
 MAX_ATTEMPTS = 8  # of a task. Ray Data itself begins one again without end if its workers die: one picture may kill all
 
@@ -38,11 +39,15 @@ class RayTableMap:
         self.cluster = cluster
         self._attempts: Any = None
 
-    def iter_mapped(self, function: TableFunction, rows: pl.DataFrame, *, together: str) -> Iterator[pl.DataFrame]:
+    def iter_mapped(
+        self, function: TableFunction, rows: pl.DataFrame, *, whole_files: bool = False
+    ) -> Iterator[pl.DataFrame]:
         """Yield the results as `TableMap.iter_mapped` does; rows whose worker died are computed again by another."""
         ray = import_ray()
         size = _choose_size(rows.height, self.cluster.cpus)
-        tables = [table.to_arrow() for table in iter_parts(rows.with_row_index(POSITION), size, together)]
+        tables = [
+            table.to_arrow() for table in iter_parts(rows.with_row_index(POSITION), size, whole_files=whole_files)
+        ]
         if not tables:
             return
         self._attempts = self._attempts or ray.remote(num_cpus=0, max_restarts=-1)(_AttemptCounter).remote()
@@ -53,7 +58,7 @@ class RayTableMap:
         try:
             for batch in batches:
                 if ATTEMPTS in batch.column_names:
-                    raise _deadly_rows_error(rows[together].gather(batch[POSITION].to_numpy()))
+                    raise _deadly_rows_error(rows["path"].gather(batch[POSITION].to_numpy()))
                 yield _take_results(batch, is_open)
         except ray.exceptions.RayTaskError:  # a bug, with its traceback
             raise
@@ -147,9 +152,12 @@ def silence_ray() -> None:
             handler.setLevel(logging.CRITICAL + 1)
 
 
-def iter_parts(rows: pl.DataFrame, size: int, together: str) -> Iterator[pl.DataFrame]:
-    """Yield parts of a table of `size` rows, or of more where rows of the same `together` follow one another."""
-    is_new = rows.select((pl.col(together) != pl.col(together).shift()).fill_null(value=True)).to_series()
+def iter_parts(rows: pl.DataFrame, size: int, *, whole_files: bool) -> Iterator[pl.DataFrame]:
+    """Yield parts of a table of `size` rows; whole_files: of more where rows of one `path` follow one another."""
+    if not whole_files:
+        yield from rows.iter_slices(size)
+        return
+    is_new = rows.select((pl.col("path") != pl.col("path").shift()).fill_null(value=True)).to_series()
     starts = np.append(np.flatnonzero(is_new.to_numpy()), rows.height)
     start = 0
     while start < rows.height:

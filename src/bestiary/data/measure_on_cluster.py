@@ -46,7 +46,7 @@ def iter_measured_tables(
     measure = MeasureFiles(limits, rules)
     together = files.select(KEY).group_by("path", maintain_order=True).agg("box").explode("box")
     with reporter.progress(title, files.height) as advance:
-        for rows in cluster.iter_mapped(measure, together, together="path"):
+        for rows in cluster.iter_mapped(measure, together, whole_files=True):
             advance(rows.height)
             yield _measure_unread(rows, measure)
 

@@ -87,7 +87,7 @@ def iter_features(
     """
     by_key = {file.sha256: file for file in files}
     noticed = {describe_kernels(compute.choice)}
-    for results in cluster.iter_mapped(compute, _make_table(files), together="path"):
+    for results in cluster.iter_mapped(compute, _make_table(files)):
         failed = results.filter(pl.col("error").is_not_null())
         for error, is_unread, node in failed.select("error", "is_unread", NODE).unique().iter_rows():
             broken = [by_key[key] for key in failed.filter(pl.col("error") == error)["sha256"]]
