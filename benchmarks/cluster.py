@@ -1,10 +1,12 @@
 """Work on a Ray cluster of this computer beside the same work in one process.
 
     python benchmarks/cluster.py predict RUN PICTURES [--files 20000] [--runs 3] [--threads N]
+    python benchmarks/cluster.py audit PICTURES [--runs 3] [--threads N]
 
 `predict`: pictures a second of `predict --cluster local` and of `predict`, alternating, of the seconds that both report
 for predicting, and for writing the predictions, so without the start of Ray; and of whole processes. PICTURES is listed
 again and again until there are enough. The outputs are compared byte by byte. Prints each run, medians and the ratio.
+`audit`: the same of `audit`, each time with an empty cache: the seconds of reading pictures, and of computing features.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ def main() -> None:
     parser = build_parser(__doc__)
     parts = parser.add_subparsers(dest="part", required=True)
     add_predict(parts.add_parser("predict"))
+    add_audit(parts.add_parser("audit"))
     arguments = parser.parse_args()
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
     print(f"{read_processor_name()}, {count_cores()} cores, load {load:.1f}; {read_versions(['bestiary', 'ray'])}")
@@ -96,6 +99,47 @@ def time_run(command: list[str], listed: Path) -> RunTime:
 
 def describe_run(run: RunTime, count: int) -> str:
     return f"{count / run.reported:.1f} a second ({run.reported:.1f} s), whole process {run.total:.1f} s"
+
+
+# ---- audit: measurements and features ------------------------------------------------------------------------------
+
+
+AUDIT_LINE = re.compile(r"(Reading pictures|Computing features): ([\d,]+) in ([\d.]+) s$", re.MULTILINE)
+
+
+def add_audit(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("pictures", type=Path)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=count_cores())
+    parser.set_defaults(measure=measure_audit)
+
+
+def measure_audit(arguments: argparse.Namespace) -> None:
+    modes = {"audit": [], "audit --cluster local": ["--cluster", "local"]}
+    rates: dict[tuple[str, str], list[float]] = {}
+    # Each cache would measure the engines for itself, and might choose another one.
+    engine = ["--set", "features.engine=openvino", "--set", "features.precision=float32"]
+    for number in range(arguments.runs):
+        written = []
+        for mode, options in modes.items():
+            with tempfile.TemporaryDirectory() as folder:
+                out = Path(folder) / "out"
+                command = build_command("audit", arguments.pictures, "--out", out, *engine, *options)
+                command += ["--threads", str(arguments.threads)]
+                environment = {**os.environ, "BESTIARY_CACHE": str(Path(folder) / "cache")}
+                done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+                if done.returncode:
+                    raise SystemExit(done.stderr)
+                written.append({path.name: path.read_bytes() for path in out.iterdir()})
+            for task in ("Reading pictures", "Computing features"):
+                lines = [line for line in AUDIT_LINE.findall(done.stderr) if line[0] == task]
+                count = sum(int(files.replace(",", "")) for _, files, _ in lines)
+                rates.setdefault((task, mode), []).append(count / sum(float(seconds) for *_, seconds in lines))
+                print(f"{mode:22} {task}: {rates[task, mode][-1]:.1f} a second", flush=True)
+        print(f"run {number + 1}: the files are {'equal' if written[0] == written[1] else 'DIFFERENT'}", flush=True)
+    for task in ("Reading pictures", "Computing features"):
+        alone, cluster = (statistics.median(rates[task, mode]) for mode in modes)
+        print(f"{task}, medians: {alone:.1f} and {cluster:.1f} a second, ratio {cluster / alone:.2f}")
 
 
 if __name__ == "__main__":

@@ -68,6 +68,7 @@ BASE = (
     "table",
     "few_groups",
     "finding_counts",
+    "table_map",
     "context",
     "run_folder",
 )

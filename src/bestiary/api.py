@@ -16,6 +16,7 @@ import polars as pl
 from bestiary import flow
 from bestiary.api_results import Comparison, ExportedModel
 from bestiary.box import PictureFile
+from bestiary.cluster.ray_table_map import open_table_map
 from bestiary.context import Context
 from bestiary.data.boxed_pictures import read_boxed_pictures
 from bestiary.data.dataset import AuditedDataset, DataSource, Sources
@@ -58,6 +59,7 @@ def audit(
     crop: str | None = None,
     recipe: RecipeLike | None = None,
     threads: int | None = None,
+    cluster: str | None = None,
     quiet: bool = False,
     on_event: OnEvent | None = None,
     reporter: Reporter | None = None,
@@ -66,15 +68,17 @@ def audit(
     reporter = choose_reporter(quiet=quiet, on_event=on_event, reporter=reporter)
     requested = combine_recipe(recipe, group=group, site=site, crop=crop)
     reading = make_read_options(format, columns, pictures_folder, leave_out, boxes)
-    return flow.audit(
-        pictures,
-        labels=labels,
-        corrections=corrections,
-        reading=reading,
-        recipe=requested,
-        threads=threads,
-        reporter=reporter,
-    )
+    with open_table_map(cluster, threads=threads, reporter=reporter) as table_map:
+        return flow.audit(
+            pictures,
+            labels=labels,
+            corrections=corrections,
+            reading=reading,
+            recipe=requested,
+            threads=threads,
+            cluster=table_map,
+            reporter=reporter,
+        )
 
 
 def train(
@@ -98,6 +102,7 @@ def train(
     out: Path | str | None = None,
     device: Device = "auto",
     threads: int | None = None,
+    cluster: str | None = None,
     budget_seconds: float | None = None,
     log: str | None = None,
     quiet: bool = False,
@@ -113,7 +118,8 @@ def train(
     command. group, site: what stays in one split, such as a column, "folder", "regex:…" or "time:60s". crop:
     "boxes" looks at the boxes of a table or another format, or of the file `boxes`, instead of whole pictures.
     budget_seconds: settings that the recipe leaves open are chosen so that the job ends in time.
-    device: "auto", "cpu", "cuda", "mps" or "coreml", as in the command.
+    device: "auto", "cpu", "cuda", "mps" or "coreml", as in the command. cluster: address of a Ray cluster, as in the
+    command: its nodes measure the pictures and compute their features.
     log: "tensorboard" or "mlflow", for the epochs of finetune and scratch.
     quiet: show no progress; on_event: called with each `bestiary.events.Event`. Raises UserError, RecipeError if an
     argument contradicts the recipe, IntegrityError if the exported model differs from the trained one, InterruptedRun
@@ -131,24 +137,28 @@ def train(
         crop=crop,
         device=None if device == "auto" else device,
     )
-    return flow.train(
-        pictures,
-        labels=labels,
-        corrections=corrections,
-        reading=make_read_options(format, columns, pictures_folder, leave_out, boxes),
-        recipe=requested,
-        out=out,
-        threads=threads,
-        budget_seconds=budget_seconds,
-        log=log,
-        reporter=reporter,
-    )
+    reading = make_read_options(format, columns, pictures_folder, leave_out, boxes)
+    with open_table_map(cluster, threads=threads, reporter=reporter) as table_map:
+        return flow.train(
+            pictures,
+            labels=labels,
+            corrections=corrections,
+            reading=reading,
+            recipe=requested,
+            out=out,
+            threads=threads,
+            budget_seconds=budget_seconds,
+            log=log,
+            cluster=table_map,
+            reporter=reporter,
+        )
 
 
 def resume(
     run: RunLocation,
     *,
     threads: int | None = None,
+    cluster: str | None = None,
     quiet: bool = False,
     on_event: OnEvent | None = None,
     reporter: Reporter | None = None,
@@ -159,7 +169,8 @@ def resume(
     the run is finished, or in use by another process.
     """
     reporter = choose_reporter(quiet=quiet, on_event=on_event, reporter=reporter)
-    return flow.resume(locate_run(run), threads=threads, reporter=reporter)
+    with open_table_map(cluster, threads=threads, reporter=reporter) as table_map:
+        return flow.resume(locate_run(run), threads=threads, cluster=table_map, reporter=reporter)
 
 
 def evaluate(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypedDict
 
 from bestiary.experiment_log import ExperimentLog, NoLog
 from bestiary.files import cache_folder
@@ -12,6 +13,15 @@ from bestiary.profiling import StageTimer
 from bestiary.progress import Reporter, SilentReporter
 from bestiary.recipe_sections import FeaturesConfig
 from bestiary.stages import Job, number_stages
+from bestiary.table_map import TableMap
+
+
+class JobOptions(TypedDict, total=False):
+    """How a job runs, whatever it does: see `Context`."""
+
+    threads: int | None
+    reporter: Reporter | None
+    cluster: TableMap | None
 
 
 @dataclass(frozen=True)
@@ -30,7 +40,8 @@ class Context:
     cache: None to cache nothing. deadline_seconds: timer seconds at which training must end at the speed of the plan,
     whose times are `planned`. has_automatic_threads: whether the user left the number of threads open; network_threads:
     the number that a network is trained with, None for `threads`. features: settings of feature extraction, those of
-    the recipe, or what a run has recorded. experiment_log: what TensorBoard or MLflow gets.
+    the recipe, or what a run has recorded. experiment_log: what TensorBoard or MLflow gets. cluster: what measures
+    pictures and computes their features; None for this process.
     """
 
     threads: int = field(default_factory=available_cores)
@@ -43,6 +54,7 @@ class Context:
     network_threads: int | None = None
     features: FeaturesConfig = field(default_factory=FeaturesConfig)
     experiment_log: ExperimentLog = field(default_factory=NoLog)
+    cluster: TableMap | None = None
 
     @classmethod
     def create(
@@ -51,6 +63,7 @@ class Context:
         reporter: Reporter | None = None,
         features: FeaturesConfig | None = None,
         job: Job | None = None,
+        cluster: TableMap | None = None,
     ) -> Context:
         """Return a context with `threads` (default: the available cores) that reports to `reporter`.
 
@@ -62,6 +75,7 @@ class Context:
             reporter if job is None else number_stages(reporter, job),
             has_automatic_threads=threads is None,
             features=features or FeaturesConfig(),
+            cluster=cluster,
         )
 
     @property

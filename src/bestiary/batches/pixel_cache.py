@@ -61,5 +61,5 @@ def iter_pixel_batches(
     for batch in iter_batches(decode_ahead(paths, preprocess, threads=threads, ahead=ahead), batch_size):
         for item in batch:
             if item.error is not None:
-                raise missing_picture_error(item.error)
+                raise missing_picture_error(item.error) from item.error
         yield np.stack([item.pixels for item in batch if item.pixels is not None])

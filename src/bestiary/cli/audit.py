@@ -41,6 +41,7 @@ def audit(
     recipe: options.RecipeName = None,
     settings: options.Settings = None,
     threads: options.Threads = None,
+    cluster: options.ClusterOption = None,
     quiet: options.Quiet = False,
     as_json: options.AsJson = False,
 ) -> None:
@@ -49,6 +50,7 @@ def audit(
     from bestiary import flow
     from bestiary.checks import FAILS_STRICT
     from bestiary.cli.audit_table import audit_json, print_audit
+    from bestiary.cluster.ray_table_map import open_table_map
     from bestiary.data.assign_splits import why_not_trainable
     from bestiary.data.formats.read_options import make_read_options
     from bestiary.locks import output_lock
@@ -60,15 +62,17 @@ def audit(
     reading = make_read_options(format_name, columns, pictures_folder, leave_out, boxes)
     reporter = make_reporter(quiet=quiet)
     with output_lock(out):
-        dataset = flow.audit(
-            pictures,
-            labels=labels,
-            corrections=corrections,
-            reading=reading,
-            recipe=values,
-            threads=threads,
-            reporter=reporter,
-        )
+        with open_table_map(cluster, threads=threads, reporter=reporter) as table_map:
+            dataset = flow.audit(
+                pictures,
+                labels=labels,
+                corrections=corrections,
+                reading=reading,
+                recipe=values,
+                threads=threads,
+                cluster=table_map,
+                reporter=reporter,
+            )
         page = None if out is None else _write_audit(dataset, out, source=", ".join(map(str, pictures)))
     reason = why_not_trainable(dataset, values.data, seed=values.seed)
     if as_json:

@@ -14,7 +14,7 @@ from bestiary.cli.usage import CommandWithExamples
 from bestiary.errors import InterruptedRun, UserError, require_extra
 from bestiary.text import format_names
 
-WITH_RESUME = {"resume", "threads", "quiet", "as_json"}  # options that --resume may be given with
+WITH_RESUME = {"resume", "threads", "cluster", "quiet", "as_json"}  # options that --resume may be given with
 NOT_BEGUN = (
     "Interrupted before there was a run: no run folder was made, and there is nothing to resume. What was measured and"
     " computed so far is cached: the same command will be faster."
@@ -59,12 +59,14 @@ def train(
     log: Annotated[options.ExperimentLog | None, typer.Option(help=LOG_HELP)] = None,
     device: options.DeviceOption = options.Device.auto,
     threads: options.Threads = None,
+    cluster: options.ClusterOption = None,
     quiet: options.Quiet = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Audit and split pictures, train a model, evaluate it and write a report; prints the run."""
     require_extra("train")
     from bestiary import flow, run_folder
+    from bestiary.cluster.ray_table_map import open_table_map
     from bestiary.context import Context
     from bestiary.data.formats.read_options import make_read_options
     from bestiary.locks import output_lock
@@ -79,7 +81,9 @@ def train(
     reporter = make_reporter(quiet=quiet)
     if resume is not None:
         _check_resume_options(ctx)
-        print_run(flow.resume(resume, threads=threads, reporter=reporter), as_json)
+        with open_table_map(cluster, threads=threads, reporter=reporter) as table_map:
+            run = flow.resume(resume, threads=threads, cluster=table_map, reporter=reporter)
+        print_run(run, as_json)
         return
     if not pictures:
         raise UserError("PICTURES is missing. Give a folder with one folder of pictures for each class.")
@@ -108,18 +112,20 @@ def train(
     run_folder.require_free_folder(out)
     with output_lock(out):  # another process with the same --out is refused before it works on the pictures
         try:
-            run = flow.train(
-                pictures,
-                labels=labels,
-                corrections=corrections,
-                reading=reading,
-                recipe=values,
-                out=out,
-                threads=threads,
-                budget_seconds=budget_seconds,
-                log=None if log is None else log.value,
-                reporter=reporter,
-            )
+            with open_table_map(cluster, threads=threads, reporter=reporter) as table_map:
+                run = flow.train(
+                    pictures,
+                    labels=labels,
+                    corrections=corrections,
+                    reading=reading,
+                    recipe=values,
+                    out=out,
+                    threads=threads,
+                    budget_seconds=budget_seconds,
+                    log=None if log is None else log.value,
+                    cluster=table_map,
+                    reporter=reporter,
+                )
         except KeyboardInterrupt:  # once there is a run folder, it is an InterruptedRun
             raise InterruptedRun(None, message=NOT_BEGUN) from None
     leaks = leakage.leak_report(run.path, Context.create(threads, reporter)) if leak_report else None
@@ -137,5 +143,5 @@ def _check_resume_options(ctx: typer.Context) -> None:
     if names:
         raise UserError(
             f"{format_names(names, len(names))} cannot be given with --resume, which takes pictures and settings from"
-            " the interrupted run. Only --threads, --quiet and --json may be added."
+            " the interrupted run. Only --threads, --cluster, --quiet and --json may be added."
         )

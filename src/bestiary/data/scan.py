@@ -8,7 +8,7 @@ import io
 import itertools
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ import polars as pl
 
 from bestiary.context import Context
 from bestiary.data.measure import INODE_MASK, ImageMeasurements, measure_boxes, measure_file
+from bestiary.data.measure_on_cluster import iter_measured_tables
+from bestiary.data.measurement_table import KEY, MEASUREMENT_COLUMNS, make_table
 from bestiary.data.sources import PictureList
 from bestiary.decode_rules import RULES, DecodeRules
 from bestiary.errors import MachineError
@@ -28,20 +30,16 @@ DIGEST_BYTES = 32
 FILES_AT_ONCE = 32
 ROWS_AT_ONCE, GROUP_ROWS = 512, 8_192  # rows per table in memory; rows compressed together on disk
 SAVE_EVERY_SECONDS = 30.0  # a killed process loses no more measurements than this
-_TYPES: dict[str, Any] = {"int": pl.Int64, "float": pl.Float64, "str": pl.String, "bool": pl.Boolean}
-_TYPES["Packed"] = pl.Binary
 LISTED_COLUMNS = ("path", "box", "label", "given_split", "given_group", "site", "time")
-KEY = ["path", "box"]  # of a measurement
-MEASUREMENT_COLUMNS = {f.name: _TYPES[str(f.type).removesuffix(" | None")] for f in fields(ImageMeasurements)}
 
 
 def scan_pictures(listing: PictureList, limits: DecodeLimits, context: Context) -> pl.DataFrame:
     """Return one row per listed file, sorted by path: `row_id`, LISTED_COLUMNS, those of `ImageMeasurements`.
 
-    Files are measured by worker processes. Measurements are kept in `context.cache` and reused for files whose path,
-    size, inode and times of modification and of change of status are as before: of two files that were swapped, or a
-    copy with the old time put in place of a file, nothing is reused; nor of a file that failed `VerifiedFile`. An
-    unusable file is a row with `error`; files that could not be listed come last.
+    Files are measured by worker processes, or on the cluster of the context. Measurements are kept in `context.cache`
+    and reused for files whose path, size, inode and times of modification and of change of status are as before: of two
+    files that were swapped, or a copy with the old time put in place of a file, nothing is reused; nor of a file that
+    failed `VerifiedFile`. An unusable file is a row with `error`; files that could not be listed come last.
     """
     listed = _listed_files(listing)
     unlisted = [
@@ -99,7 +97,11 @@ def measure_files(
     missing = files.join(measured, on=KEY, how="anti", maintain_order="left").select(KEY)
     unrelated = cached.join(files, on=KEY, how="anti", maintain_order="left")
     new, saved = pl.DataFrame(schema=MEASUREMENT_COLUMNS), time.monotonic()
-    for rows in _iter_tables(_measure_all(missing, limits, context, rules, title)):
+    if context.cluster is None:
+        tables = _iter_tables(_measure_all(missing, limits, context, rules, title))
+    else:
+        tables = iter_measured_tables(missing, context.cluster, limits, rules, context.reporter, title)
+    for rows in tables:
         new = pl.concat([new, rows])
         if memory is not None and (new.height == missing.height or time.monotonic() - saved > SAVE_EVERY_SECONDS):
             _save_cached(pl.concat([unrelated, measured, new]), memory)
@@ -164,8 +166,8 @@ def _is_current(row: dict[str, Any]) -> bool:
 def _iter_tables(measurements: Iterable[ImageMeasurements]) -> Iterator[pl.DataFrame]:
     """Yield the measurements as tables of some hundred rows: objects take ten times the memory."""
     files = iter(measurements)
-    while rows := [asdict(file) for file in itertools.islice(files, ROWS_AT_ONCE)]:
-        yield pl.DataFrame(rows, schema=MEASUREMENT_COLUMNS)
+    while rows := list(itertools.islice(files, ROWS_AT_ONCE)):
+        yield make_table(rows)
 
 
 def _measure_all(

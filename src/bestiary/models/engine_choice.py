@@ -112,10 +112,11 @@ class EngineRecord:
 def choose_engine(graph: Path, size: int, context: Context) -> EngineChoice:
     """Return the engine and the training precision for a backbone graph: as set, else the fastest on this computer.
 
-    graph: from `cached_backbone_graph`; size: of its input in pixels. Raises RecipeError if the settings cannot be met
-    on this computer, MissingExtraError if their engine is not installed.
+    graph: from `cached_backbone_graph`; size: of its input in pixels. The nodes of a cluster compute on processors, by
+    the choice of this computer. Raises RecipeError if the settings cannot be met here, or with a cluster,
+    MissingExtraError if their engine is not installed.
     """
-    settings = context.features
+    settings = context.features if context.cluster is None else _settings_on_cluster(context.features)
     if settings.device in ("cuda", "coreml"):
         accelerator: Accelerator | None = require_accelerator(settings.device)
     else:
@@ -134,6 +135,16 @@ def choose_engine(graph: Path, size: int, context: Context) -> EngineChoice:
     if settings.engine == "openvino" and settings.precision == "float32":
         return OPENVINO
     return select_engine(_load_or_measure(graph, size, accelerator, context).measurements, settings)
+
+
+def _settings_on_cluster(settings: FeaturesConfig) -> FeaturesConfig:
+    """Return the settings with the processor as the device; RecipeError if another one is asked for."""
+    if settings.device in ("auto", "cpu"):
+        return settings.model_copy(update={"device": "cpu"})
+    raise RecipeError(
+        f'features.device = "{settings.device}" is not possible with --cluster: its nodes compute features on their'
+        ' processors. Leave out --cluster to use an accelerator of this computer, or set it to "cpu".'
+    )
 
 
 def recorded_batch_size(choice: EngineChoice, graph: Path, cache: Path) -> int | None:

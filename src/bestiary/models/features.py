@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +23,7 @@ from bestiary.models.engine import Engine, EngineChoice, Precision, make_engine
 from bestiary.models.engine_choice import choose_engine, find_record, recorded_batch_size
 from bestiary.models.onnx_surgery import add_global_pool
 from bestiary.preprocess import Preprocessing, VerifiedFile
+from bestiary.table_map import TableMap
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,12 @@ class FeatureView(TypedDict, total=False):
 
     mirrored: bool
     quarter_turns: int
+
+
+def view_images(images: Pixels, *, mirrored: bool = False, quarter_turns: int = 0) -> Pixels:
+    """Return a view of pictures, uint8 (n, size, size, 3), as the fields of `FeatureView` say."""
+    flipped = images[:, :, ::-1] if mirrored else images
+    return np.ascontiguousarray(np.rot90(flipped, quarter_turns, (1, 2)))
 
 
 @dataclass(frozen=True)
@@ -119,33 +126,49 @@ class FeatureCache:
         return self.store.missing_keys(keys)
 
     def fill(self, paths: Sequence[PictureFile], keys: Sequence[str]) -> None:
-        """Compute the missing features of these files; `keys` are their SHA-256.
+        """Compute the missing features of these files, on the cluster of the context or here; `keys`: their SHA-256.
 
-        Raises SourceError if a file cannot be read any more, or has other content; RunError for features that are NaN.
+        Raises SourceError if a file cannot be read any more, or has other content; RunError for features that are NaN;
+        MachineError if a node of the cluster cannot compute them.
         """
         missing = self.missing(keys)
         if not missing:
             return
-        engine = self.load_engine()
-        missing_keys = [keys[row] for row in missing]
         files = [VerifiedFile.of(paths[row], keys[row]) for row in missing]
-        batches = iter_pixel_batches(files, self.preprocess, threads=self.context.threads, batch_size=engine.batch_size)
-        batches = map(self.view, batches)
+        cluster = self.context.cluster
+        computed = self._compute_locally(files) if cluster is None else self._compute_on_cluster(files, cluster)
         progress = self.context.reporter.progress("Computing features", len(missing))
         with progress as advance, self.store.writer() as segment:
-            start = 0
-            for outputs in engine.stream(batches):
+            for names, rows in computed:
                 with np.errstate(over="ignore"):  # what is too large for 16 bits is refused
-                    rows = outputs["features"].astype(self.dtype, copy=False)
-                self._check_finite(rows, paths[missing[start]])
-                segment.append(missing_keys[start : start + len(rows)], rows)
-                start += len(rows)
-                advance(len(rows))
+                    stored = rows.astype(self.dtype, copy=False)
+                self._check_finite(stored, names[0])
+                segment.append([file.sha256 for file in names], stored)
+                advance(len(stored))
+
+    def _compute_locally(self, files: Sequence[VerifiedFile]) -> Iterator[tuple[Sequence[VerifiedFile], Float32s]]:
+        """Yield some of the files with their features (n, channels), in order."""
+        engine, start = self.load_engine(), 0
+        batches = iter_pixel_batches(files, self.preprocess, threads=self.context.threads, batch_size=engine.batch_size)
+        for outputs in engine.stream(map(self.view, batches)):
+            rows = outputs["features"]
+            yield files[start : start + len(rows)], rows
+            start += len(rows)
+
+    def _compute_on_cluster(
+        self, files: Sequence[VerifiedFile], cluster: TableMap
+    ) -> Iterator[tuple[Sequence[VerifiedFile], Float32s]]:
+        """Yield some of the files with their features (n, channels), in any order."""
+        from bestiary.models.cluster_features import ComputeFeatures, iter_features
+
+        choice = replace(self.engine_choice, precision=self.precision)
+        view: FeatureView = {"mirrored": self.mirrored, "quarter_turns": self.quarter_turns}
+        compute = ComputeFeatures(add_global_pool(self.graph), choice, self.preprocess, view)
+        yield from iter_features(files, compute, cluster, self.context)
 
     def view(self, images: Pixels) -> Pixels:
         """Return the view of pictures, uint8 (n, size, size, 3), that this cache holds the features of."""
-        flipped = images[:, :, ::-1] if self.mirrored else images
-        return np.ascontiguousarray(np.rot90(flipped, self.quarter_turns, (1, 2)))
+        return view_images(images, mirrored=self.mirrored, quarter_turns=self.quarter_turns)
 
     def load(self, keys: Sequence[str]) -> FeatureMatrix:
         """Return cached features (n, channels). Raises as `load_features` does."""
@@ -157,14 +180,14 @@ class FeatureCache:
         self.fill(paths, keys)
         return self.load(keys)
 
-    def _check_finite(self, rows: Float32s, first: PictureFile) -> None:
+    def _check_finite(self, rows: Float32s, first: VerifiedFile) -> None:
         """Raise RunError if there is a value that is NaN, or too large for the type that is stored."""
         if np.isfinite(rows).all():
             return
         half = "" if self.dtype == np.float32 else ", or too large for 16 bits: --set features.precision=float32 helps"
         raise RunError(
-            f'The backbone "{self.backbone.name}" gives features that are NaN or infinite{half}, for {first} or one of'
-            f" the {len(rows) - 1} pictures after it. Choose another backbone."
+            f'The backbone "{self.backbone.name}" gives features that are NaN or infinite{half}, for {first.path} or'
+            f" one of the {len(rows) - 1} pictures after it. Choose another backbone."
         )
 
     def load_engine(self) -> Engine:

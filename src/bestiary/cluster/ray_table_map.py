@@ -1,0 +1,227 @@
+"""Mapping of a function over the rows of a table by Ray Data: one result for each row, also after workers die."""
+
+from __future__ import annotations
+
+import io
+import logging
+import platform
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from bestiary.cluster.connection import Cluster, connect, import_ray
+from bestiary.errors import MachineError
+from bestiary.progress import Reporter
+from bestiary.table_map import NODE, TableFunction
+
+POSITION, ATTEMPTS = "_position", "_attempts"  # of a row in the table that is mapped; of a task that was given up
+# Rows of a task: a dead worker loses no more, and each processor has several tasks. A multiple of the batch sizes of
+# the engines: the last digits of ONNX Runtime depend on the place of a picture in its batch, which is that of one
+# process.
+MIN_ROWS, MAX_ROWS, TASKS_PER_CPU = 32, 256, 4
+MAX_ATTEMPTS = 8  # of a task. Ray Data itself begins one again without end if its workers die: one picture may kill all
+
+Bools = np.ndarray[Any, np.dtype[np.bool_]]
+
+
+class RayTableMap:
+    """A map over the rows of tables on a connected cluster, one task for each processor at a time."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        """Use this cluster, which stays connected."""
+        self.cluster = cluster
+        self._attempts: Any = None
+
+    def iter_mapped(
+        self, function: TableFunction, rows: pl.DataFrame, *, whole_files: bool = False
+    ) -> Iterator[pl.DataFrame]:
+        """Yield the results as `TableMap.iter_mapped` does; rows whose worker died are computed again by another."""
+        ray = import_ray()
+        size = _choose_size(rows.height, self.cluster.cpus)
+        tables = [
+            table.to_arrow() for table in iter_parts(rows.with_row_index(POSITION), size, whole_files=whole_files)
+        ]
+        if not tables:
+            return
+        self._attempts = self._attempts or ray.remote(num_cpus=0, max_restarts=-1)(_AttemptCounter).remote()
+        job = _Job(ray.put(function), self._attempts, MAX_ATTEMPTS)
+        batches = _iter_remotely(tables, job) if ray.util.client.ray.is_connected() else _iter_results(tables, job)
+        del tables
+        is_open = np.ones(rows.height, bool)
+        try:
+            for batch in batches:
+                if ATTEMPTS in batch.column_names:
+                    raise _deadly_rows_error(rows["path"].gather(batch[POSITION].to_numpy()))
+                yield _take_results(batch, is_open)
+        except ray.exceptions.RayTaskError:  # a bug, with its traceback
+            raise
+        except ray.exceptions.RayError as error:
+            raise _lost_rows_error(error, int(is_open.sum()), rows.height) from None
+        if is_open.any():
+            raise RuntimeError(f"Ray Data has lost {is_open.sum():,} of {rows.height:,} rows.")
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What each task of a mapping needs: references of the function and of an _AttemptCounter, the most attempts."""
+
+    function: Any
+    attempts: Any
+    most_attempts: int
+
+
+def _iter_results(tables: Sequence[Any], job: _Job) -> Iterator[Any]:
+    """Yield the results of tables of Arrow, in any order, computed by Ray Data: a table is a task."""
+    import ray.data
+
+    dataset = ray.data.from_arrow(list(tables)).map_batches(
+        _apply, batch_size=None, batch_format="pyarrow", fn_kwargs={"job": job}, num_cpus=1
+    )
+    yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow")
+
+
+def _iter_remotely(tables: Sequence[Any], job: _Job) -> Iterator[Any]:
+    """Yield the results as `_iter_results` does, from a process of the cluster: Ray Data cannot work through ray://."""
+    ray = import_ray()
+    driver = ray.remote(num_cpus=0)(_Driver).remote(tables, job)
+    while (batch := ray.get(driver.get_next.remote())) is not None:
+        yield batch
+
+
+class _Driver:
+    """Iterates results; an actor of the cluster."""
+
+    def __init__(self, tables: Sequence[Any], job: _Job) -> None:
+        silence_ray()
+        self._results = _iter_results(tables, job)
+
+    def get_next(self) -> Any:
+        """Return some results, None at the end."""
+        return next(self._results, None)
+
+
+class _AttemptCounter:
+    """Counts how often each task was begun; an actor of the cluster."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[tuple[str, int]] = Counter()
+
+    def count_attempt(self, task: tuple[str, int]) -> int:
+        """Return the number of this attempt, from 1."""
+        self.counts[task] += 1
+        return self.counts[task]
+
+
+@contextmanager
+def open_table_map(
+    address: str | None, *, threads: int | None = None, reporter: Reporter | None = None
+) -> Iterator[RayTableMap | None]:
+    """Connect to the cluster at an address, and map by it for the length of a `with` block; None without an address.
+
+    threads: processors that "local" may use. Raises as `connect` does.
+    """
+    if address is None:
+        yield None
+        return
+    with connect(address, threads=threads, reporter=reporter) as cluster:
+        silence_ray()
+        yield RayTableMap(cluster)
+
+
+def silence_ray() -> None:
+    """Keep Ray's own lines out of the outputs of this process: the node's notes go to stdout, Ray Data's to stderr.
+
+    What they say (a worker died, a task is tried again) is no result; errors are raised. The files of Ray's session
+    keep them.
+    """
+    import ray._private.worker
+    import ray.data
+
+    ray._private.worker._worker_logs_enabled = False  # it prints what nodes report to stdout, whatever log_to_driver is
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # about fields that Ray itself sets
+        ray.data.DataContext.get_current().enable_progress_bars = False
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler):  # the others write to the files of the session
+            handler.setLevel(logging.CRITICAL + 1)
+
+
+def iter_parts(rows: pl.DataFrame, size: int, *, whole_files: bool) -> Iterator[pl.DataFrame]:
+    """Yield parts of a table of `size` rows; whole_files: of more where rows of one `path` follow one another."""
+    if not whole_files:
+        yield from rows.iter_slices(size)
+        return
+    is_new = rows.select((pl.col("path") != pl.col("path").shift()).fill_null(value=True)).to_series()
+    starts = np.append(np.flatnonzero(is_new.to_numpy()), rows.height)
+    start = 0
+    while start < rows.height:
+        end = int(starts[np.searchsorted(starts, min(start + size, rows.height))])
+        yield rows[start:end]
+        start = end
+
+
+def _choose_size(count: int, cpus: int) -> int:
+    """Return how many of so many rows a task has: a multiple of MIN_ROWS."""
+    even = count // max(1, cpus * TASKS_PER_CPU) // MIN_ROWS * MIN_ROWS
+    return min(max(even, MIN_ROWS), MAX_ROWS)
+
+
+def _apply(batch: Any, job: _Job) -> Any:
+    """Return the results of a table of Arrow, with their positions and the name of this node.
+
+    A table whose workers have died too often has none: its positions come back with ATTEMPTS.
+    """
+    rows = pl.from_arrow(batch)
+    assert isinstance(rows, pl.DataFrame)
+    task = job.function.hex(), int(rows[POSITION][0])
+    if (count := import_ray().get(job.attempts.count_attempt.remote(task))) > job.most_attempts:
+        return rows.select(POSITION, pl.lit(count).alias(ATTEMPTS)).to_arrow()
+    results = _load_function(job.function)(rows.drop(POSITION))
+    return results.with_columns(rows[POSITION], pl.lit(platform.node()).alias(NODE)).to_arrow()
+
+
+@lru_cache(maxsize=1)
+def _load_function(reference: Any) -> TableFunction:
+    """Return the function, once in a process: it may load a network for its work."""
+    function: TableFunction = import_ray().get(reference)
+    return function
+
+
+def _take_results(batch: Any, is_open: Bools) -> pl.DataFrame:
+    """Return the results of a table of Arrow that have not arrived yet, and note that they have.
+
+    They are copied: what refers to Ray's shared memory cannot be freed there while a collection is worked on.
+    """
+    import pyarrow
+
+    buffer = io.BytesIO()
+    with pyarrow.ipc.new_stream(buffer, batch.schema) as writer:
+        writer.write_table(batch)
+    buffer.seek(0)
+    results = pl.read_ipc_stream(buffer)
+    positions = results[POSITION].to_numpy()
+    is_first = is_open[positions]
+    is_open[positions] = False
+    return results.filter(pl.Series(is_first)).drop(POSITION)
+
+
+def _deadly_rows_error(names: pl.Series) -> MachineError:
+    return MachineError(
+        f"{MAX_ATTEMPTS} workers of the cluster have died over the same {len(names):,} files, from {names[0]} to"
+        f" {names[-1]}. One of them may need more memory than a node has, or crash its decoder: leave it out. What was"
+        " computed is kept: the same command goes on."
+    )
+
+
+def _lost_rows_error(error: Exception, count: int, total: int) -> MachineError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return MachineError(
+        f"The cluster did not finish {count:,} of {total:,} rows: {reason} What was computed is kept: the same command"
+        " goes on."
+    )
