@@ -311,9 +311,9 @@ def test_resuming_takes_the_recorded_threads(tmp_path: Path) -> None:
     files.write_text(tmp_path / "asked.toml", "")
     for recorded, expected in (({"threads": 1, "training threads": 1}, (1, 1)), ({"threads": 1}, (1, 1))):
         files.write_json(tmp_path / "environment.json", recorded)
-        context = run_folder.resume_context(tmp_path, None, None)
+        context = run_folder.resume_context(tmp_path)
         assert (context.threads, context.training_threads) == expected
         assert not context.has_automatic_threads
     files.write_json(tmp_path / "environment.json", {"threads": 1, "training threads": 1})
-    context = run_folder.resume_context(tmp_path, 5, None)
+    context = run_folder.resume_context(tmp_path, threads=5)
     assert (context.threads, context.training_threads) == (5, 5)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, TypedDict
 
 from bestiary.experiment_log import ExperimentLog, NoLog
 from bestiary.files import cache_folder
@@ -12,6 +14,16 @@ from bestiary.profiling import StageTimer
 from bestiary.progress import Reporter, SilentReporter
 from bestiary.recipe_sections import FeaturesConfig
 from bestiary.stages import Job, number_stages
+
+RemoteFit = Callable[[Any, Any, bool], Any]  # the types are those of a later room
+
+
+class JobOptions(TypedDict, total=False):
+    """How a job runs, whatever it does: see `Context`."""
+
+    threads: int | None
+    reporter: Reporter | None
+    remote_fit: RemoteFit | None
 
 
 @dataclass(frozen=True)
@@ -30,7 +42,8 @@ class Context:
     cache: None to cache nothing. deadline_seconds: timer seconds at which training must end at the speed of the plan,
     whose times are `planned`. has_automatic_threads: whether the user left the number of threads open; network_threads:
     the number that a network is trained with, None for `threads`. features: settings of feature extraction, those of
-    the recipe, or what a run has recorded. experiment_log: what TensorBoard or MLflow gets.
+    the recipe, or what a run has recorded. experiment_log: what TensorBoard or MLflow gets. remote_fit: trains the
+    network of a task on a cluster; called with the task, its `training.fit_job.FitJob`, and whether to resume.
     """
 
     threads: int = field(default_factory=available_cores)
@@ -43,6 +56,7 @@ class Context:
     network_threads: int | None = None
     features: FeaturesConfig = field(default_factory=FeaturesConfig)
     experiment_log: ExperimentLog = field(default_factory=NoLog)
+    remote_fit: RemoteFit | None = None
 
     @classmethod
     def create(
@@ -51,6 +65,7 @@ class Context:
         reporter: Reporter | None = None,
         features: FeaturesConfig | None = None,
         job: Job | None = None,
+        remote_fit: RemoteFit | None = None,
     ) -> Context:
         """Return a context with `threads` (default: the available cores) that reports to `reporter`.
 
@@ -62,6 +77,7 @@ class Context:
             reporter if job is None else number_stages(reporter, job),
             has_automatic_threads=threads is None,
             features=features or FeaturesConfig(),
+            remote_fit=remote_fit,
         )
 
     @property

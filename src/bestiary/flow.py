@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import polars as pl
 
 from bestiary import run_folder, table
-from bestiary.context import Context
+from bestiary.context import Context, JobOptions
 from bestiary.data.assign_splits import assign_splits, describe_splits
 from bestiary.data.dataset import AuditedDataset, DataSource, Sources, load_dataset
 from bestiary.data.formats.label_table import ReadOptions
@@ -22,7 +22,6 @@ from bestiary.evaluation.model_audit import add_model_issues, describe_model_iss
 from bestiary.export.finalize import train_and_finalize
 from bestiary.files import read_json
 from bestiary.profiling import PeakMemory
-from bestiary.progress import Reporter
 from bestiary.recipe import Recipe
 from bestiary.report.results import Run, finish_run, write_results
 from bestiary.report.run_files import count_run_findings
@@ -41,12 +40,11 @@ def audit(
     corrections: Path | str | None = None,
     reading: ReadOptions | None = None,
     recipe: Recipe | Mapping[str, Any] | None = None,
-    threads: int | None = None,
-    reporter: Reporter | None = None,
+    **options: Unpack[JobOptions],
 ) -> AuditedDataset:
     """Return the pictures of one source or several, grouped by duplicates, with all findings; see `train`."""
     requested, source = Recipe.of(recipe or {}), DataSource(pictures, labels, corrections, reading=reading)
-    context = Context.create(threads, reporter, requested.feature_settings, "audit")
+    context = Context.create(features=requested.feature_settings, job="audit", **options)
     resolved = settle_label_check(requested, context).resolve()
     return add_model_issues(load_dataset(source, resolved, context), resolved, context)
 
@@ -60,10 +58,9 @@ def train(
     recipe: Recipe | Mapping[str, Any] | None = None,
     folds: int | None = None,
     out: Path | str | None = None,
-    threads: int | None = None,
     budget_seconds: float | None = None,
     log: str | None = None,
-    reporter: Reporter | None = None,
+    **options: Unpack[JobOptions],
 ) -> Run:
     """Audit and split the pictures, train, calibrate and export a model, test it and write the report; return the run.
 
@@ -73,7 +70,7 @@ def train(
     Raises UserError, IntegrityError if the exported model differs from the trained one, InterruptedRun on Ctrl-C.
     """
     requested = Recipe.of(recipe or {}).override({} if folds is None else {"data": {"folds": folds}})
-    context = Context.create(threads, reporter, requested.feature_settings, "train")
+    context = Context.create(features=requested.feature_settings, job="train", **options)
     source, out = DataSource(pictures, labels, corrections, reading=reading), None if out is None else Path(out)
     timer, check = context.timer, quick_estimate.budget_check([requested], budget_seconds, context)
     requested = backbone_choice.settle_backbone(requested, context)
@@ -104,14 +101,12 @@ def train(
             return _train_run(run, context, session)
 
 
-def resume(
-    run: Path | str, *, light: bool = False, threads: int | None = None, reporter: Reporter | None = None
-) -> Run:
+def resume(run: Path | str, *, light: bool = False, **options: Unpack[JobOptions]) -> Run:
     """Finish an interrupted run from its pictures, recipe and last checkpoint, and return it.
 
     The scores equal those of an uninterrupted run. light: scores only. Raises RunError if it is finished or in use.
     """
-    run, context = Path(run), run_folder.resume_context(Path(run), threads, reporter)
+    run, context = Path(run), run_folder.resume_context(Path(run), **options)
     with PeakMemory() as memory, open_session(run, context.timer, memory) as session:
         run_folder.require_resumable(run)
         run_folder.remove_partial_files(run)

@@ -15,12 +15,12 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import polars as pl
 
 from bestiary import table
-from bestiary.context import Context
+from bestiary.context import Context, JobOptions
 from bestiary.errors import MachineError, RunError
 from bestiary.files import (
     is_occupied,
@@ -35,7 +35,6 @@ from bestiary.files import (
 from bestiary.installation import package_versions
 from bestiary.machine import available_cores
 from bestiary.processor import read_processor
-from bestiary.progress import Reporter
 from bestiary.recipe import Recipe, ResolvedRecipe
 from bestiary.recipe_files import read_toml, write_toml
 from bestiary.recipe_sections import FeaturesConfig
@@ -111,12 +110,12 @@ def recorded_threads(run: Path, key: str = "threads") -> int | None:
     return threads if isinstance(threads, int) and threads <= available_cores() else None
 
 
-def resume_context(run: Path, threads: int | None, reporter: Reporter | None) -> Context:
+def resume_context(run: Path, **options: Unpack[JobOptions]) -> Context:
     """Return the context of a resumed run: with the requested number of threads, else with those that it recorded."""
-    if threads is not None:
-        return Context.create(threads, reporter, job="resume")
-    context = Context.create(recorded_threads(run) or available_cores(), reporter, job="resume")
-    return replace(context, network_threads=recorded_threads(run, "training threads"))
+    if options.get("threads") is not None:
+        return Context.create(job="resume", **options)
+    options["threads"] = recorded_threads(run) or available_cores()
+    return replace(Context.create(job="resume", **options), network_threads=recorded_threads(run, "training threads"))
 
 
 def load_recipe(run: Path) -> Recipe:
