@@ -61,7 +61,7 @@ class Mailbox:
         """Begin empty."""
         self._messages: list[Message] = []
         self._failure: WorkerFailure | None = None
-        self._is_stopped = False
+        self._is_stopped, self._left = False, 0
 
     def put(self, messages: list[Message]) -> bool:
         """Add messages; return whether the sender should go on."""
@@ -79,6 +79,14 @@ class Mailbox:
     def is_ended(self) -> bool:
         """Return whether the workers have nothing more to do, because one failed or all should stop."""
         return self._is_stopped or self._failure is not None
+
+    def leave(self) -> None:
+        """Note that a worker has ended."""
+        self._left += 1
+
+    def n_left(self) -> int:
+        """Return how many workers have ended."""
+        return self._left
 
     def take(self) -> list[Message]:
         """Return and remove the messages."""

@@ -17,7 +17,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 from uuid import uuid4
 
 import polars as pl
@@ -89,7 +89,7 @@ class TrainingWorkers:
         from bestiary.training.checkpoint import read_state
         from bestiary.training.loop import FitResult
 
-        ray, order = import_ray(), FitOrder.of(task, job, self.group.workers * self.group.threads)
+        order = FitOrder.of(task, job, self.group.workers * self.group.threads)
         if not resume:  # workers resume at the checkpoint of the run, if there is one
             (order.run / "checkpoints" / "last.pt").unlink(missing_ok=True)
         shutil.rmtree(order.run / RAY_FOLDER, ignore_errors=True)
@@ -97,7 +97,6 @@ class TrainingWorkers:
         try:
             content = self._run(order, mailbox, task.context)
         finally:
-            ray.kill(mailbox)
             shutil.rmtree(order.run / RAY_FOLDER, ignore_errors=True)
         weights, result = read_state(content)
         job.network.load_state_dict(weights)
@@ -112,18 +111,19 @@ class TrainingWorkers:
         relay = Relay(mailbox, reporter, {"began": starts.note, "epoch": context.experiment_log.log_epoch})
         done = _start_trainer(self.group, config, order.run / RAY_FOLDER)
         try:
-            while not done.done():
+            while not done.done() and ray.get(mailbox.failure.remote()) is None:
                 time.sleep(POLL_SECONDS)
                 relay.pump()
                 starts.check_wait()
             relay.pump()
         except BaseException:  # Ctrl-C
             ray.get(mailbox.stop.remote())
-            done.exception(timeout=STOP_SECONDS)
+            _wait_for_workers(mailbox, self.group.workers)
             raise
         finally:
             relay.close()
         if (failure := ray.get(mailbox.failure.remote())) is not None:
+            _wait_for_workers(mailbox, self.group.workers)
             failure.reraise()
         if (error := done.exception()) is not None:
             raise _lost_workers_error(order.run, error) from None
@@ -222,6 +222,13 @@ def _start_trainer(group: WorkerGroup, config: dict[str, Any], folder: Path) -> 
     return done
 
 
+def _wait_for_workers(mailbox: Any, workers: int) -> None:
+    """Wait a while for the workers to end: they write into the run folder."""
+    ray, end = import_ray(), time.monotonic() + STOP_SECONDS
+    while ray.get(mailbox.n_left.remote()) < workers and time.monotonic() < end:
+        time.sleep(POLL_SECONDS)
+
+
 def _lost_workers_error(run: Path, error: BaseException) -> MachineError:
     lines = [line for line in str(error).splitlines() if line.strip()]
     return MachineError(
@@ -241,19 +248,31 @@ def _train_worker(config: dict[str, Any]) -> bytes | None:
     ray, mailbox = import_ray(), config["mailbox"]
     from bestiary.training.distributed import destroy_process_group, is_lost_connection
 
+    if ray.get(mailbox.is_ended.remote()):  # started again after `_end_process`
+        return None
     try:
         return _fit(ray.get(config["order"]), mailbox)
     except WorkerStoppedError:
-        return None
+        _end_process(mailbox)
     except Exception as error:
-        if is_lost_connection(error):
-            if not ray.get(mailbox.is_ended.remote()):
-                raise
-        else:
+        if not is_lost_connection(error):
             ray.get(mailbox.fail.remote(WorkerFailure.of(error)))
-        return None
+            _end_process(mailbox)
+        elif not ray.get(mailbox.is_ended.remote()):
+            raise
+        ray.get(mailbox.leave.remote())
     finally:
-        destroy_process_group()  # lets the others know
+        destroy_process_group()
+    return None
+
+
+def _end_process(mailbox: Any) -> NoReturn:
+    """End the process of a worker, which closes its connections: others may be waiting for it within a step.
+
+    After `destroy_process_group` alone another worker stayed in its all_reduce (torch 2.14, Ray 2.60).
+    """
+    import_ray().get(mailbox.leave.remote())
+    os._exit(1)
 
 
 def _fit(order: FitOrder, mailbox: Any) -> bytes | None:
