@@ -215,10 +215,6 @@ Threads = Annotated[
     int | None,
     typer.Option(min=1, help="Number of CPU threads; default: all cores; to train networks, the idle cores."),
 ]
-ClusterOption = Annotated[
-    str | None,
-    typer.Option("--cluster", help="Work on a Ray cluster: local (started here), auto, HOST:PORT or ray://HOST:PORT."),
-]
 DeviceOption = Annotated[
     Device,
     typer.Option(

@@ -26,7 +26,7 @@ def split_processors(workers: int, threads: int | None) -> WorkerGroup:
     nodes = node_processors()
     total = sum(nodes) if threads is None else min(threads, sum(nodes))
     if workers > total:
-        limit = "" if total == sum(nodes) else f" of which --threads allows {total}"
+        limit = "" if total == sum(nodes) else f", of which --threads allows {total}"
         raise InputError(
             f"{workers} workers need as many processors; the cluster has {sum(nodes)}{limit}. Use --workers {total}."
         )
