@@ -16,6 +16,7 @@ import polars as pl
 from bestiary import flow
 from bestiary.api_results import Comparison, ExportedModel
 from bestiary.box import PictureFile
+from bestiary.cluster.train import connect_resuming_workers, connect_workers
 from bestiary.context import Context
 from bestiary.data.boxed_pictures import read_boxed_pictures
 from bestiary.data.dataset import AuditedDataset, DataSource, Sources
@@ -100,6 +101,8 @@ def train(
     threads: int | None = None,
     budget_seconds: float | None = None,
     log: str | None = None,
+    cluster: str | None = None,
+    workers: int | None = None,
     quiet: bool = False,
     on_event: OnEvent | None = None,
     reporter: Reporter | None = None,
@@ -114,7 +117,7 @@ def train(
     "boxes" looks at the boxes of a table or another format, or of the file `boxes`, instead of whole pictures.
     budget_seconds: settings that the recipe leaves open are chosen so that the job ends in time.
     device: "auto", "cpu", "cuda", "mps" or "coreml", as in the command.
-    log: "tensorboard" or "mlflow", for the epochs of finetune and scratch.
+    log: "tensorboard" or "mlflow", for the epochs of finetune and scratch. cluster, workers: as in the command.
     quiet: show no progress; on_event: called with each `bestiary.events.Event`. Raises UserError, RecipeError if an
     argument contradicts the recipe, IntegrityError if the exported model differs from the trained one, InterruptedRun
     on Ctrl-C.
@@ -131,23 +134,30 @@ def train(
         crop=crop,
         device=None if device == "auto" else device,
     )
-    return flow.train(
-        pictures,
-        labels=labels,
-        corrections=corrections,
-        reading=make_read_options(format, columns, pictures_folder, leave_out, boxes),
-        recipe=requested,
-        out=out,
-        threads=threads,
-        budget_seconds=budget_seconds,
-        log=log,
-        reporter=reporter,
-    )
+    reading = make_read_options(format, columns, pictures_folder, leave_out, boxes)
+    with connect_workers(
+        cluster, workers, requested, threads=threads, reporter=reporter, budget_seconds=budget_seconds
+    ) as remote_fit:
+        return flow.train(
+            pictures,
+            labels=labels,
+            corrections=corrections,
+            reading=reading,
+            recipe=requested,
+            out=out,
+            threads=threads,
+            budget_seconds=budget_seconds,
+            log=log,
+            reporter=reporter,
+            remote_fit=remote_fit,
+        )
 
 
 def resume(
     run: RunLocation,
     *,
+    cluster: str | None = None,
+    workers: int | None = None,
     threads: int | None = None,
     quiet: bool = False,
     on_event: OnEvent | None = None,
@@ -156,10 +166,11 @@ def resume(
     """Finish an interrupted run from its pictures, recipe and last checkpoint, and return it.
 
     However it ended (Ctrl-C, a full disk, SIGKILL), the scores equal those of an uninterrupted run. Raises RunError if
-    the run is finished, or in use by another process.
+    the run is finished, or in use by another process. cluster, workers: as in `train`, whether or not it began there.
     """
-    reporter = choose_reporter(quiet=quiet, on_event=on_event, reporter=reporter)
-    return flow.resume(locate_run(run), threads=threads, reporter=reporter)
+    reporter, path = choose_reporter(quiet=quiet, on_event=on_event, reporter=reporter), locate_run(run)
+    with connect_resuming_workers(cluster, workers, path, threads=threads, reporter=reporter) as remote_fit:
+        return flow.resume(path, threads=threads, reporter=reporter, remote_fit=remote_fit)
 
 
 def evaluate(

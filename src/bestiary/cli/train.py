@@ -72,7 +72,7 @@ def train(
     """Audit and split pictures, train a model, evaluate it and write a report; prints the run."""
     require_extra("train")
     from bestiary import flow, run_folder
-    from bestiary.cluster.train import connect_workers
+    from bestiary.cluster.train import connect_resuming_workers, connect_workers
     from bestiary.context import Context
     from bestiary.data.formats.read_options import make_read_options
     from bestiary.locks import output_lock
@@ -87,8 +87,7 @@ def train(
     reporter = make_reporter(quiet=quiet)
     if resume is not None:
         _check_resume_options(ctx)
-        recipe_of_run = run_folder.load_recipe(resume)
-        with connect_workers(cluster, workers, recipe_of_run, threads=threads, reporter=reporter) as remote_fit:
+        with connect_resuming_workers(cluster, workers, resume, threads=threads, reporter=reporter) as remote_fit:
             run = flow.resume(resume, threads=threads, reporter=reporter, remote_fit=remote_fit)
         print_run(run, as_json)
         return

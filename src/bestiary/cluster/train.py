@@ -30,6 +30,7 @@ from bestiary.errors import EXTRAS, MachineError, RecipeError, RunError
 from bestiary.progress import Reporter, SilentReporter
 from bestiary.recipe import Recipe, ResolvedRecipe
 from bestiary.recipe_sections import FeaturesConfig
+from bestiary.run_folder import load_recipe
 from bestiary.training.task import TrainingTask, make_task
 
 if TYPE_CHECKING:
@@ -171,6 +172,16 @@ def connect_workers(
     check_workers_supported(recipe, budget_seconds=budget_seconds)
     with connect(address or LOCAL, modules=(*EXTRAS["train"], "torch"), threads=threads, reporter=reporter) as cluster:
         yield TrainingWorkers.of(cluster, workers, threads).fit
+
+
+@contextmanager
+def connect_resuming_workers(
+    address: str | None, workers: int | None, run: Path, *, threads: int | None, reporter: Reporter
+) -> Iterator[RemoteFit | None]:
+    """Connect as `connect_workers` does, to resume a run; raises RunError if there is none."""
+    recipe = Recipe() if address is None and workers is None else load_recipe(run)
+    with connect_workers(address, workers, recipe, threads=threads, reporter=reporter) as remote_fit:
+        yield remote_fit
 
 
 def check_workers_supported(recipe: Recipe, *, budget_seconds: float | None = None) -> None:
