@@ -23,7 +23,7 @@ from s3_server import KEY, SECRET, S3Server, start_s3
 pyarrow = pytest.importorskip("pyarrow")
 
 from bestiary.cluster import file_systems, listing, remote_output, tar_pictures  # noqa: E402
-from bestiary.cluster.remote_files import RemoteSource, iter_contents, read_bytes  # noqa: E402
+from bestiary.cluster.remote_files import RemotePicture, RemoteSource, prefetch, read_bytes  # noqa: E402
 from bestiary.cluster.uris import is_uri, parse_uri, redact_uri  # noqa: E402
 
 RED, GREEN = (250, 5, 5), (5, 250, 5)
@@ -73,8 +73,20 @@ def ids_of(*uris: str) -> list[str]:
     return [row["id"] for row in rows_of(*uris)]
 
 
+def read_all(rows: list[Any]) -> list[bytes | PictureError]:
+    """The content of each row, or why it has none, read ahead as for a predictor."""
+    contents: list[bytes | PictureError] = []
+    for picture in prefetch(map(RemotePicture, rows)):
+        try:
+            contents.append(picture.read(10**6))
+        except PictureError as error:
+            contents.append(error)
+    return contents
+
+
 def contents_of(*uris: str) -> dict[str, bytes | PictureError]:
-    return {row["id"]: content for row, content in iter_contents(rows_of(*uris))}
+    rows = rows_of(*uris)
+    return dict(zip([row["id"] for row in rows], read_all(rows), strict=True))
 
 
 def message_of(*uris: str, error: type[UserError] = SourceError) -> str:
@@ -165,7 +177,7 @@ def test_a_prefix_is_listed_page_by_page(monkeypatch: pytest.MonkeyPatch) -> Non
     assert asked == [0]
     next(files)
     assert asked == [0, 1]
-    assert sum(isinstance(value, listing.ListedFile) for value in gc.get_objects()) <= 2
+    assert sum(type(value) is listing.ListedFile for value in gc.get_objects()) <= 2
 
 
 def test_more_than_a_page_of_a_bucket_is_listed(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,7 +201,7 @@ def test_a_picture_that_cannot_be_read_is_its_own_error(s3: S3Server) -> None:
         s3.put(bucket, f"{name}.png", png())
     rows = rows_of(f"s3://{bucket}")
     s3.client.delete_object(Bucket=bucket, Key="b.png")
-    first, second, third = [content for _, content in iter_contents(rows)]
+    first, second, third = read_all(rows)
     assert (first, third) == (png(), png())
     assert isinstance(second, PictureError)
     assert str(second) == f"There is nothing at s3://{bucket}/b.png. Check the spelling; names are case-sensitive."
@@ -209,7 +221,7 @@ def test_parquet_gives_a_row_for_each_picture(s3: S3Server, is_nested: bool) -> 
     uri = f"s3://{bucket}/data/train.parquet"
     rows = rows_of(f"s3://{bucket}/data")
     assert [row["id"] for row in rows] == [f"{uri}#row={number}" for number in range(100)]
-    assert [content for _, content in iter_contents(rows)] == contents
+    assert read_all(rows) == contents
     assert [read_bytes(rows[number]) for number in (99, 3, 50, 41, 0)] == [contents[n] for n in (99, 3, 50, 41, 0)]
 
 
@@ -264,7 +276,7 @@ def test_members_are_listed_without_keeping_their_headers(tmp_path: Path) -> Non
     (tmp_path / "a.tar").write_bytes(tar({f"{number:06d}.jpg": b"x" for number in range(1_000)}))
     members = tar_pictures.iter_members(parse_uri((tmp_path / "a.tar").as_uri()))
     assert sum(1 for _ in itertools.islice(members, 900)) == 900
-    assert sum(isinstance(value, tarfile.TarInfo) for value in gc.get_objects()) <= 3
+    assert sum(type(value) is tarfile.TarInfo for value in gc.get_objects()) <= 3
     assert sum(1 for _ in members) == 100
 
 
@@ -323,7 +335,7 @@ def test_nothing_answers_within_seconds(monkeypatch: pytest.MonkeyPatch, s3: S3S
         message = message_of("s3://bucket/a", error=MachineError)
         rows[0]["uri"] = f"s3://bucket/a.png?endpoint_override={url}&region=r"
         with pytest.raises(MachineError, match="Nothing answers for s3://bucket/a.png at http"):
-            list(iter_contents(rows))
+            read_all(rows)
     assert "Nothing answers for s3://bucket/a" in message
     assert "Check the network and the endpoint (AWS_ENDPOINT_URL), then run again." in message
     assert time.monotonic() - start < 15

@@ -12,10 +12,11 @@ from array import array
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypedDict
+from typing import Any, TypedDict, TypeVar
 
 import numpy as np
 
+from bestiary.box import StoredPicture
 from bestiary.cluster import tar_pictures
 from bestiary.cluster.file_systems import file_errors, open_file_system, resolve
 from bestiary.cluster.listing import ListedFile, find_file, iter_files, no_files_error, relative_parts
@@ -105,30 +106,68 @@ def read_bytes(row: PictureRow, max_bytes: int = LIMITS.max_bytes) -> bytes:
     return content
 
 
-def iter_contents(
-    rows: Iterable[PictureRow], max_bytes: int = LIMITS.max_bytes, downloads: int = DOWNLOADS
-) -> Iterator[tuple[PictureRow, bytes | PictureError]]:
-    """Yield each row with its content, or why it has none, in order, while the next ones are read.
+class RemotePicture(StoredPicture):
+    """A row as a picture that a predictor takes: its bytes are read when it is decoded, or `prefetch` reads them."""
 
-    Raises MachineError if nothing answers.
+    def __init__(self, row: PictureRow) -> None:
+        """Take a row of `RemoteSource`."""
+        self.row, self.name = row, row["id"]
+        self._content: Future[bytes | PictureError] | None = None
+
+    def read(self, max_bytes: int) -> bytes:
+        """Return the bytes; raises as `read_bytes`."""
+        if self._content is None:
+            return read_bytes(self.row, max_bytes)
+        content = self._content.result()
+        self._content = None  # the bytes are not held longer than they are needed
+        if isinstance(content, PictureError):
+            raise content
+        _check_size(self.row, len(content), max_bytes)
+        return content
+
+    def start_reading(self, pool: ThreadPoolExecutor, max_bytes: int) -> None:
+        """Read the bytes in another thread, for the next call of `read`."""
+        self._content = pool.submit(_try_read, self.row, max_bytes)
+
+    def cancel(self) -> None:
+        """Do not begin to read."""
+        if self._content is not None:
+            self._content.cancel()
+
+
+Picture = TypeVar("Picture")
+
+
+def prefetch(
+    pictures: Iterable[Picture], max_bytes: int = LIMITS.max_bytes, downloads: int = DOWNLOADS
+) -> Iterator[Picture]:
+    """Yield the pictures in order, while the bytes of the next remote ones are read; others are passed on.
+
+    At most 2 x `downloads` remote pictures are read ahead. An error comes from `read` of its picture.
     """
-    remaining = iter(rows)
+    remaining = iter(pictures)
     with ThreadPoolExecutor(downloads, thread_name_prefix="bestiary-read") as pool:
-        pending: deque[tuple[PictureRow, Future[bytes | PictureError]]] = deque()
+        pending: deque[Picture] = deque()
 
         def submit() -> None:
-            while len(pending) < 2 * downloads and (row := next(remaining, None)) is not None:
-                pending.append((row, pool.submit(_try_read, row, max_bytes)))
+            while len(pending) < 2 * downloads:
+                try:
+                    picture = next(remaining)
+                except StopIteration:
+                    return
+                if isinstance(picture, RemotePicture):
+                    picture.start_reading(pool, max_bytes)
+                pending.append(picture)
 
         try:
             submit()
             while pending:
-                row, future = pending.popleft()
-                yield row, future.result()
+                yield pending.popleft()
                 submit()
         finally:
-            for _, future in pending:
-                future.cancel()
+            for picture in pending:
+                if isinstance(picture, RemotePicture):
+                    picture.cancel()
 
 
 def _try_read(row: PictureRow, max_bytes: int) -> bytes | PictureError:
