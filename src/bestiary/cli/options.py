@@ -230,6 +230,14 @@ PredictionDeviceOption = Annotated[
         " else the processor; cuda: NVIDIA; coreml: Apple."
     ),
 ]
+ClusterOption = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster",
+        metavar="ADDRESS",
+        help="Compute on a Ray cluster: local starts one here; auto, HOST:PORT or ray://HOST:PORT join one that runs.",
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Hide progress and notices.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on stdout.")]
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
 from bestiary.cli.app import app
 from bestiary.cli.options import (
     AsJson,
+    ClusterOption,
     ColumnsOption,
     Format,
     PicturesFolder,
@@ -26,17 +28,15 @@ from bestiary.cli.options import (
     Threads,
 )
 from bestiary.cli.output import print_json
+from bestiary.cli.prediction_output import choose_event_file, list_job_conditions, open_output, track_events
 from bestiary.cli.usage import CommandWithExamples
 from bestiary.errors import SourceError, UserError
-from bestiary.text import describe_skipped, printable
+from bestiary.text import describe_skipped
 
 if TYPE_CHECKING:
     from bestiary.box import PictureFile
-    from bestiary.inference.converted_file import ConvertedFile
-    from bestiary.inference.event_answers import EventTracker
-    from bestiary.inference.output_file import PredictionFile
-    from bestiary.inference.output_formats.conversion import Conversion
-    from bestiary.inference.predictor import Prediction, Predictor
+    from bestiary.inference.predictor import Prediction
+    from bestiary.machine import FeatureDevice
 
 NAMED, UNKNOWN, UNREAD = "named", "unknown", "could not be read"
 FORMAT_HELP = (
@@ -99,6 +99,7 @@ def predict(
         str | None, typer.Option(metavar="TEXT", help="Label of unknown pictures; default: their nearest class.")
     ] = None,
     max_pixels: Annotated[int | None, typer.Option(min=1, max=MOST_PIXELS, help=MAX_PIXELS_HELP)] = None,
+    cluster: ClusterOption = None,
     device: PredictionDeviceOption = PredictionDevice.auto,
     threads: Threads = None,
     quiet: Quiet = False,
@@ -116,11 +117,17 @@ def predict(
     from bestiary.locks import output_lock
     from bestiary.progress import make_reporter
 
+    if cluster is not None:
+        from bestiary.cluster.connection import check_address
+        from bestiary.cluster.predict import iter_predictions, publish_output, run_job, start_job
+
+        check_address(cluster)
+        check_cluster_options(out, group, heatmaps, link_into, device)
     if resume and out is None:
         raise UserError("--resume appends to the file of --out. Add --out FILE.")
     if group is None and (site is not None or events is not None):
         raise UserError("--site and --events are for events. Add --group folder, regex:PATTERN, time:60s or a column.")
-    events = _event_file(events, out, form, as_json=as_json, resume=resume) if group is not None else None
+    events = choose_event_file(events, out, form, as_json=as_json, resume=resume) if group is not None else None
     if link_into is not None and not resume:
         link_folders.require_empty_folder(link_into)
     skipped, counts = Counter[str](), Counter[str]()
@@ -136,13 +143,12 @@ def predict(
         pictures = listed.iter_files()
     if form == Format.megadetector:  # it has a picture once, with all its boxes
         pictures = inputs.group_by_picture(pictures)
-    is_whole = listed is None and inputs.LIST not in paths
+    is_whole = listed is None and inputs.LIST not in paths and cluster is None
     sources, is_bulk = _requested_pictures(pictures, FAST_ENGINE_MIN_PICTURES, all_at_once=is_whole)
     engine: EngineName = "fastest" if is_bulk else "onnxruntime"
     notices = make_reporter(quiet=quiet)
-    predictor = Predictor(
-        run, threads=threads, engine=engine, device=device.value, max_pixels=max_pixels, reporter=notices
-    )
+    where: FeatureDevice = device.value if cluster is None else "cpu"
+    predictor = Predictor(run, threads=threads, engine=engine, device=where, max_pixels=max_pixels, reporter=notices)
     warnings = [] if has_boxes else [predictor.bundle.describe_whole_pictures()]
     warnings += [] if boxes is None else boxes.notices
     for message in filter(None, warnings):
@@ -165,44 +171,59 @@ def predict(
             boxes=has_boxes,
             detector={} if boxes is None else boxes.detector,
         )
-        file = _output_file(out, form, conversion, conditions, resume=resume)
-        tracker = None
-        if group is not None:
-            sources = sources if isinstance(sources, list) or not group.startswith(TIME) else list(sources)
-            tracker = _event_tracker(predictor, (group, site), sources, conversion, paths, file)
-        total = len(sources) if isinstance(sources, list) else None
-        if file is not None:
-            total = file.count_pending(sources) if isinstance(sources, list) else None
-            sources = file.pending(sources)
-        with make_reporter(quiet=quiet or not is_bulk).progress("Predicting", total) as advance:
-            predictions = writers.count_progress(predictor.predict_many(sources), advance)
-            if tracker is not None:
-                predictions = tracker.track(predictions)
-            if bound is not None:
-                predictions = writers.add_prediction_sets(predictions, bound)
-            if unknown_label is not None:
-                predictions = writers.relabel_unknown(predictions, unknown_label)
-            if heatmaps is not None:
-                predictions = heatmap.save_heatmaps(
-                    predictions, heatmaps, predictor.bundle.preprocess, sources=paths, resume=resume
-                )
-            if link_into is not None:
-                predictions = link_folders.link_by_label(
-                    predictions, link_into, predictor.classes, unknown_label=unknown_label
-                )
-            predictions = _count_results(predictions, counts)
-            notes = file.write(predictions) if file is not None else None
-            if file is None:
-                name, classes = "json" if as_json else (form or Format.table).value, predictor.classes
-                writers.write_predictions(
-                    *(predictions, name, _stdout()),
-                    classes=classes,
-                    top=top,
-                    more=writers.MoreColumns(sets is not None, bool(predictor.bundle.class_thresholds), has_boxes),
-                    events=tracker if events is None else None,
-                )
-            if tracker is not None and events is not None:
-                write_events(tracker.answers(), events, predictor.classes)
+        job = None
+        if cluster is not None and out is not None:
+            job = start_job(out, sources, list_job_conditions(conditions, conversion, form, predictor.engine_name))
+            if job.is_finished:
+                notices.info(f"{out} is complete, with {job.count:,} pictures. Nothing was changed.")
+                print_json({"answers": str(out)}) if as_json else typer.echo(out)
+                return
+        with contextlib.nullcontext() if job is None else publish_output(job):
+            staging = None if job is None else job.work.staging
+            file = open_output(out, form, conversion, conditions, resume=resume and job is None, staging=staging)
+            tracker = None
+            if group is not None:
+                sources = sources if isinstance(sources, list) or not group.startswith(TIME) else list(sources)
+                tracker = track_events(predictor, (group, site), sources, conversion, paths, file)
+            total = len(sources) if isinstance(sources, list) else None
+            if job is not None and cluster is not None and file is not None:
+                run_job(job, predictor, cluster, threads=threads, boxes=has_boxes, reporter=notices)
+                total, stream = job.count, iter_predictions(job, file.note_state)
+            else:
+                if file is not None:
+                    total = file.count_pending(sources) if isinstance(sources, list) else None
+                    sources = file.pending(sources)
+                stream = predictor.predict_many(sources)
+            title, is_long = ("Predicting", is_bulk) if job is None else ("Writing the predictions", True)
+            with make_reporter(quiet=quiet or not is_long).progress(title, total) as advance:
+                predictions = writers.count_progress(stream, advance)
+                if tracker is not None:
+                    predictions = tracker.track(predictions)
+                if bound is not None:
+                    predictions = writers.add_prediction_sets(predictions, bound)
+                if unknown_label is not None:
+                    predictions = writers.relabel_unknown(predictions, unknown_label)
+                if heatmaps is not None:
+                    predictions = heatmap.save_heatmaps(
+                        predictions, heatmaps, predictor.bundle.preprocess, sources=paths, resume=resume
+                    )
+                if link_into is not None:
+                    predictions = link_folders.link_by_label(
+                        predictions, link_into, predictor.classes, unknown_label=unknown_label
+                    )
+                predictions = _count_results(predictions, counts)
+                notes = file.write(predictions) if file is not None else None
+                if file is None:
+                    name, classes = "json" if as_json else (form or Format.table).value, predictor.classes
+                    writers.write_predictions(
+                        *(predictions, name, _stdout()),
+                        classes=classes,
+                        top=top,
+                        more=writers.MoreColumns(sets is not None, bool(predictor.bundle.class_thresholds), has_boxes),
+                        events=tracker if events is None else None,
+                    )
+                if tracker is not None and events is not None:
+                    write_events(tracker.answers(), events, predictor.classes)
     reporter = make_reporter(quiet=quiet)
     full_set = explain_full_set(predictor.bundle.sets, sets) if sets else ""
     event_notes = [] if tracker is None else tracker.describe()
@@ -214,6 +235,24 @@ def predict(
         reporter.info(_format_counts(counts, has_boxes=boxes is not None))
         written = {"answers": str(out)} | ({} if events is None else {"events": str(events)})
         print_json(written) if as_json else typer.echo("\n".join(written.values()))
+
+
+def check_cluster_options(
+    out: Path | None, group: str | None, heatmaps: Path | None, link_into: Path | None, device: PredictionDevice
+) -> None:
+    """Raise UserError for an option that a cluster has no meaning for."""
+    if out is None:
+        raise UserError("--cluster writes a file. Add --out FILE.csv, .jsonl or .parquet.")
+    if group is not None:
+        raise UserError(
+            "--group is answered from all predictions, on this computer. Predict without it; then run the command"
+            " without --cluster, with --resume and --group: it predicts nothing again."
+        )
+    for option, value in (("--heatmaps", heatmaps), ("--link-into", link_into)):
+        if value is not None:
+            raise UserError(f"{option} writes files on this computer. Leave it out, or leave out --cluster.")
+    if device not in (PredictionDevice.auto, PredictionDevice.cpu):
+        raise UserError(f"--device {device}: the workers of a cluster compute on processors. Leave it out.")
 
 
 def _requested_pictures(
@@ -231,93 +270,6 @@ def _requested_pictures(
 def _single_folder(paths: Sequence[Path]) -> Path | None:
     """Return the folder that file names are relative to: the only path, if it is a folder."""
     return paths[0] if len(paths) == 1 and os.path.isdir(paths[0]) else None  # noqa: PTH112 - names that are too long
-
-
-def _output_file(
-    out: Path | None, form: Format | None, conversion: Conversion, conditions: Mapping[str, Any], *, resume: bool
-) -> PredictionFile | ConvertedFile | None:
-    """Return the file to write, None for the terminal; conditions: what its predictions depend on."""
-    from bestiary.inference.converted_file import TABLE, WRITERS, ConvertedFile
-    from bestiary.inference.output_file import PredictionFile, format_from_suffix
-    from bestiary.inference.resume_record import THRESHOLDS
-
-    if conversion.package is not None and form != Format.camtrap_dp:
-        raise UserError("--package is for --format camtrap-dp.")
-    if out is None:
-        if form is not None and form.value in WRITERS:
-            raise UserError(f"The format {form.value} is written as a whole. Add --out.")
-        if conversion.table is not None and form == Format.csv:
-            raise UserError("A table with its own columns is written as a whole. Add --out.")
-        return None
-    has_sets, has_reasons = conditions["level of prediction sets"] is not None, THRESHOLDS in conditions
-    output_format = form.value if form else format_from_suffix(out)
-    if output_format == "csv" and conversion.table is not None:
-        output_format = TABLE
-    if output_format == TABLE or output_format in WRITERS:
-        extra = {"sets": has_sets, "reasons": has_reasons}
-        return ConvertedFile(out, output_format, conversion, conditions, resume=resume, **extra)
-    return PredictionFile(
-        out,
-        output_format,
-        conversion.classes,
-        resume=resume,
-        sets=has_sets,
-        reasons=has_reasons,
-        boxes=conversion.boxes,
-        conditions=conditions,
-    )
-
-
-def _event_file(
-    events: Path | None, out: Path | None, form: Format | None, *, as_json: bool, resume: bool
-) -> Path | None:
-    """Return the file of event answers, None if they follow the predictions on the terminal."""
-    from bestiary.inference.event_answers import SUFFIXES, default_event_file
-
-    if events is None and out is None:
-        if not as_json and form not in (None, Format.table):
-            raise UserError(f"--group: events are no rows of {form}. Add --events FILE.csv, or --out.")
-        return None
-    path = events or default_event_file(out or Path())
-    if path.suffix.lower() not in SUFFIXES:
-        raise UserError(f"--events {path} has the suffix {path.suffix!r}; expected one of {', '.join(SUFFIXES)}.")
-    if path == out:
-        raise UserError(f"--events and --out are one file, {path}. Choose another name.")
-    if path.exists() and not resume:
-        raise UserError(f"{path} exists already. Choose another name with --events, or remove it.")
-    return path
-
-
-def _event_tracker(
-    predictor: Predictor,
-    rules: tuple[str, str | None],
-    sources: Iterable[PictureFile],
-    conversion: Conversion,
-    named: Sequence[Path],
-    file: PredictionFile | ConvertedFile | None,
-) -> EventTracker:
-    """Return the events of the predictions, with those that the file has already. named: the paths of the command."""
-    from bestiary.box import path_of
-    from bestiary.group_rules import TIME
-    from bestiary.inference.event_answers import EventTracker
-    from bestiary.inference.event_names import event_finder, find_repeated, parse_event_rules
-
-    group, site = parse_event_rules(*rules)
-    paths: list[Path] = []
-    if group.kind == TIME:  # it compares all pictures, those of an earlier command included
-        earlier = () if file is None else file.iter_predictions()
-        paths = [*map(path_of, sources), *(Path(str(prediction.path)) for prediction in earlier)]
-    folders = [printable(str(path)) for path in (conversion.folder, *named) if path is not None]
-    finder = event_finder(group, site, paths, conversion.table, predictor.threads, folders)
-    repeated: set[str] = set()
-    if conversion.table is not None:
-        repeated = find_repeated(file for file in conversion.table.iter_files() if isinstance(file, Path))
-    elif isinstance(sources, list):
-        repeated = find_repeated(source for source in sources if isinstance(source, Path))
-    tracker = EventTracker(predictor.bundle, finder, conversion.unknown_label, repeated)
-    for prediction in () if file is None else file.iter_predictions():
-        tracker.add(prediction)
-    return tracker
 
 
 def _stdout() -> TextIO:

@@ -12,9 +12,10 @@ import platform
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -68,6 +69,7 @@ def import_ray() -> Any:
     Ray reports its use to its makers unless told not to; bestiary tells it not to.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # or its core writes on the driver's stderr
     return import_optional("ray", extra="cluster")
 
 
@@ -105,7 +107,9 @@ def connect(
         return
     _require_answer(address)
     try:
-        ray.init(**_init_options(address, threads))
+        with _quiet_core():
+            ray.init(**_init_options(address, threads))
+        _print_node_messages(False)
     except (ConnectionError, RuntimeError, ValueError, OSError, ImportError) as error:
         raise MachineError(_explain_failure(address, error)) from None
     try:
@@ -115,6 +119,30 @@ def connect(
         yield cluster
     finally:
         ray.shutdown()
+        _print_node_messages(True)
+
+
+def _print_node_messages(enabled: bool) -> None:
+    """Let Ray print what nodes report, such as that one was lost, or keep it from it.
+
+    `log_to_driver=False` leaves it: Ray 2.60 prints it on stdout, among the results of a command.
+    """
+    from ray._private import worker
+
+    worker._worker_logs_enabled = enabled
+
+
+@contextmanager
+def _quiet_core() -> Iterator[None]:
+    """Keep the line on stderr by which Ray's core says which level of its log is set."""
+    copy = os.dup(2)
+    with open(os.devnull, "wb") as nothing:  # noqa: PTH123 - no path
+        os.dup2(nothing.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(copy, 2)
+        os.close(copy)
 
 
 def _init_options(address: str, threads: int | None) -> dict[str, Any]:
@@ -157,34 +185,65 @@ def _explain_failure(address: str, error: Exception) -> str:
 
 def _describe_cluster(ray: Any, address: str, modules: Sequence[str]) -> Cluster:
     """Return the cluster; MachineError if a node cannot take part."""
-    alive = [node for node in ray.nodes() if node["Alive"]]
-    cpus = int(sum(node["Resources"].get("CPU", 0) for node in alive))
-    working = [node for node in alive if node["Resources"].get("CPU", 0) >= 1]
+    working = _list_working(ray)
+    cpus = int(sum(node["Resources"]["CPU"] for node in working))
     if not working:
         raise MachineError(f"The cluster at {address} has no processors. Add a node with `ray start --address …`.")
     if address == LOCAL:
         return Cluster(LOCAL, cpus, (_inspect_this_computer(tuple(modules)),))
-    nodes = _inspect_nodes(ray, working, tuple(modules))
+    nodes = _inspect_nodes(ray, tuple(modules))
     _check_nodes(nodes)
     return Cluster(address, cpus, nodes)
 
 
-def _inspect_nodes(ray: Any, nodes: Sequence[dict[str, Any]], modules: tuple[str, ...]) -> tuple[ClusterNode, ...]:
-    """Return what a worker on each node reports; MachineError if one does not answer in time."""
+def require_shared(cluster: Cluster, paths: Sequence[Path]) -> None:
+    """Raise MachineError, naming them, if nodes do not see paths of this computer."""
+    if cluster.is_local:
+        return
+    missing = _ask_nodes(import_ray(), _list_missing, tuple(map(str, paths)))
+    if blind := [(name, unseen) for name, unseen in missing if unseen]:
+        name, unseen = blind[0]
+        raise MachineError(
+            f"{len(blind)} of {len(missing)} nodes {'do' if len(blind) > 1 else 'does'} not see {unseen[0]} of this"
+            f" computer (for example {name}). Put pictures and output where all nodes see them under the same path,"
+            " such as a network folder, or use --cluster local."
+        )
+
+
+def _list_missing(paths: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(path for path in paths if not os.path.exists(path))  # noqa: PTH110 - names that are too long
+
+
+def _inspect_nodes(ray: Any, modules: tuple[str, ...]) -> tuple[ClusterNode, ...]:
+    return tuple(ClusterNode(name, *report) for name, report in _ask_nodes(ray, _inspect_node, modules))
+
+
+def _ask_nodes(
+    ray: Any, function: Callable[[tuple[str, ...]], Any], argument: tuple[str, ...]
+) -> list[tuple[str, Any]]:
+    """Return the name of each node with processors, and what a worker on it returns.
+
+    MachineError if one does not answer in time.
+    """
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    inspect = ray.remote(num_cpus=0, max_retries=2)(_inspect_node)
+    task = ray.remote(num_cpus=0, max_retries=2)(function)
     references = {
-        inspect.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
-            modules
+        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+            argument
         ): str(node.get("NodeManagerHostname") or node["NodeManagerAddress"])
-        for node in nodes
+        for node in _list_working(ray)
     }
     _, late = ray.wait(list(references), num_returns=len(references), timeout=CHECK_SECONDS)
     if late:
         names = format_names([references[reference] for reference in late])
         raise MachineError(f"No worker answered within {CHECK_SECONDS:.0f} s on {names}.")
-    return tuple(ClusterNode(name, *ray.get(reference)) for reference, name in references.items())
+    return [(name, ray.get(reference)) for reference, name in references.items()]
+
+
+def _list_working(ray: Any) -> list[dict[str, Any]]:
+    """Return the nodes that have processors."""
+    return [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
 
 
 def _inspect_node(modules: tuple[str, ...]) -> tuple[str, tuple[str, ...], int]:

@@ -18,7 +18,7 @@ from bestiary.inference.output_formats.label_studio import write_label_studio
 from bestiary.inference.output_formats.megadetector import write_megadetector
 from bestiary.inference.output_formats.timelapse import write_timelapse
 from bestiary.inference.predictor import Prediction
-from bestiary.inference.resume_record import SUFFIX
+from bestiary.inference.resume_record import SUFFIX, PictureState
 
 COLLECTED_SUFFIX = ".part.jsonl"
 WITHOUT_BOXES = ("huggingface", "timelapse")  # formats without boxes
@@ -50,15 +50,16 @@ class ConvertedFile:
         resume: bool,
         sets: bool = False,
         reasons: bool = False,
+        collected: Path | None = None,
     ) -> None:
         """Check what the format needs, and read which pictures are done.
 
-        output_format: of `WRITERS`, or `TABLE`. sets, reasons: whether the predictions have them. Raises UserError if
-        the file exists, and as `PredictionFile`.
+        output_format: of `WRITERS`, or `TABLE`. sets, reasons: whether the predictions have them. collected: where the
+        predictions are collected, if not beside the file. Raises UserError if the file exists, and as `PredictionFile`.
         """
         self._path, self._output_format, self._conversion = path, output_format, conversion
         self._extra = {"sets": sets, "reasons": reasons}
-        self._collected = path.with_name(path.name + COLLECTED_SUFFIX)
+        self._collected = collected or path.with_name(path.name + COLLECTED_SUFFIX)
         self._check()
         if is_occupied(path):
             if resume and self._collected.exists():  # killed when the file was written: what was collected is in it
@@ -90,6 +91,10 @@ class ConvertedFile:
     def iter_predictions(self) -> Iterator[Prediction]:
         """Yield the predictions that were collected before; as `PredictionFile.iter_predictions`."""
         return self._rows.iter_predictions()
+
+    def note_state(self, path: str, state: PictureState) -> None:
+        """Take how a picture was when it was read; as `PredictionFile.note_state`."""
+        self._rows.note_state(path, state)
 
     def write(self, predictions: Iterable[Prediction]) -> list[str]:
         """Collect the predictions, then write the file; returns notices about it."""

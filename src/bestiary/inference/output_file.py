@@ -92,6 +92,10 @@ class PredictionFile:
                 self._states[name] = read_state(path_of(source)) if self._record is not None else None
                 yield source
 
+    def note_state(self, path: str, state: PictureState) -> None:
+        """Take how a picture was when it was read, just before its prediction is passed to `write`."""
+        self._states[path] = state
+
     def count_pending(self, sources: Iterable[PictureFile]) -> int:
         """Return how many of the sources have no prediction in the file; before `pending` is called."""
         return (Counter(printable(name_of(source)) for source in sources) - self._written).total()

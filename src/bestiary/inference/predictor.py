@@ -31,7 +31,7 @@ FAST_ENGINE_MIN_PICTURES = 300  # from this many pictures on, the faster engine 
 UNREAD_AT_ONCE = 64  # batches without a readable picture are held back, at most so many in a row
 
 Named = tuple[str | None, Box | None]  # the path of a picture, and the box in it
-EngineName = Literal["onnxruntime", "fastest"]
+EngineName = Literal["onnxruntime", "openvino", "fastest"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -109,8 +109,9 @@ class Predictor:
     ) -> None:
         """Load the model of a run folder or of an export. Raises RunError if it is missing, unfinished or damaged.
 
-        engine: "onnxruntime" starts fastest; "fastest" takes OpenVINO if it is installed, for thousands of pictures.
-        Both run a float32 model in float32 and agree to about 1e-5; an export runs in its own precision.
+        engine: "onnxruntime" starts fastest; "fastest" takes OpenVINO if it is installed, for thousands of pictures;
+        "openvino" takes it always. Both run a float32 model in float32 and agree to about 1e-5; an export runs in its
+        own precision.
         device: "cuda" or "coreml" for that accelerator, "cpu" for the processor; "auto" takes an accelerator for
         `engine="fastest"`, if there is one that gives the same answers and is faster. MachineError if it is missing.
         max_pixels: of a picture in memory; default: as in training.
@@ -132,6 +133,16 @@ class Predictor:
     def classes(self) -> tuple[str, ...]:
         """The labels of this model, in the order of its probabilities."""
         return self.bundle.classes
+
+    @property
+    def engine_name(self) -> str:
+        """The engine that was chosen, "onnxruntime" or "openvino"."""
+        return self._engine.name
+
+    @property
+    def batch_size(self) -> int:
+        """The number of pictures that the engine computes at a time."""
+        return self._engine.batch_size
 
     def predict(self, source: Source | str) -> Prediction:
         """Return the prediction for one picture: a path, the bytes of a file, a Pillow image, or pixels.
@@ -271,7 +282,7 @@ def _make_engine(run: Path, bundle: Bundle, name: EngineName, threads: int) -> E
     The fastest for 8 bits is OpenVINO where it is installed; which it is in float32 is measured.
     """
     graph = run / bundle.graph
-    if graph.suffix == ".xml":
+    if graph.suffix == ".xml" or name == "openvino":
         import_optional("openvino", extra="train")
         return OpenVINOEngine(graph, threads=threads)
     if name == "fastest" and bundle.precision == "int8" and has_openvino():

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -77,7 +77,7 @@ class ResumeRecord:
                 " pictures, is missing or damaged: they are from an older version of bestiary, or the file was moved"
                 " or renamed without it. Predict into a new file."
             )
-        if differences := list(_iter_differences(before, self._conditions)):
+        if differences := list(iter_differences(before, self._conditions)):
             raise UserError(
                 f"{self._output} has predictions of another model or with other options: {'; '.join(differences)}."
                 " Resume with the same model and options, or predict into a new file."
@@ -90,14 +90,7 @@ class ResumeRecord:
         """
         lines = (line for line in self._iter_lines() if line.keys() >= {"path", "state"})
         states = {line["path"]: line["state"] for line in lines if written[printable(line["path"])]}
-        if changed := [printable(path) for path, state in states.items() if _is_changed(path, state)]:
-            many = len(changed) > 1
-            raise UserError(
-                f"{self._output} has predictions of pictures that were changed since: {len(changed):,}"
-                f" {'pictures have' if many else 'picture has'} another size or time of modification now"
-                f" ({format_names(changed, MAX_CHANGED)}). Predict into a new file, or restore"
-                f" {'the pictures' if many else 'the picture'}."
-            )
+        check_unchanged(self._output, states.items())
 
     def start(self) -> None:
         """Write a new record, without pictures, in place of an old one; raises MachineError."""
@@ -130,6 +123,18 @@ def write_state(record: TextIO, path: str, state: PictureState) -> None:
     record.flush()
 
 
+def check_unchanged(output: Path, states: Iterable[tuple[str, PictureState]]) -> None:
+    """Raise UserError, naming them, if pictures were changed since they were read. states: by their paths."""
+    if changed := [printable(path) for path, state in states if _is_changed(path, state)]:
+        many = len(changed) > 1
+        raise UserError(
+            f"{output} has predictions of pictures that were changed since: {len(changed):,}"
+            f" {'pictures have' if many else 'picture has'} another size or time of modification now"
+            f" ({format_names(changed, MAX_CHANGED)}). Predict into a new file, or restore"
+            f" {'the pictures' if many else 'the picture'}."
+        )
+
+
 def read_state(path: Path | str) -> PictureState:
     """Return the size in bytes and the time of modification in ns of a file, None if it cannot be found."""
     try:
@@ -145,7 +150,8 @@ def _is_changed(path: str, state: PictureState) -> bool:
     return now is not None and now != state
 
 
-def _iter_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+def iter_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a phrase for each condition that differs."""
     for name in [*now, *(name for name in before if name not in now)]:
         if before.get(name) != now.get(name):
             yield f"{name} {_format_value(before.get(name))} before, {_format_value(now.get(name))} now"

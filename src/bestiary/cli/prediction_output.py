@@ -1,0 +1,124 @@
+"""The files that `predict` writes into: of its predictions, in any format, and of the answers of events."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bestiary.cli.options import Format
+from bestiary.errors import UserError
+from bestiary.text import printable
+
+if TYPE_CHECKING:
+    from bestiary.box import PictureFile
+    from bestiary.inference.converted_file import ConvertedFile
+    from bestiary.inference.event_answers import EventTracker
+    from bestiary.inference.output_file import PredictionFile
+    from bestiary.inference.output_formats.conversion import Conversion
+    from bestiary.inference.predictor import Predictor
+
+
+def open_output(
+    out: Path | None,
+    form: Format | None,
+    conversion: Conversion,
+    conditions: Mapping[str, Any],
+    *,
+    resume: bool,
+    staging: Path | None = None,
+) -> PredictionFile | ConvertedFile | None:
+    """Return the file to write, None for the terminal; conditions: what its predictions depend on.
+
+    staging: a folder in which rows are put together before the file is moved to `out`, instead of beside it.
+    """
+    from bestiary.inference.converted_file import TABLE, WRITERS, ConvertedFile
+    from bestiary.inference.output_file import PredictionFile, format_from_suffix
+    from bestiary.inference.resume_record import THRESHOLDS
+
+    if conversion.package is not None and form != Format.camtrap_dp:
+        raise UserError("--package is for --format camtrap-dp.")
+    if out is None:
+        if form is not None and form.value in WRITERS:
+            raise UserError(f"The format {form.value} is written as a whole. Add --out.")
+        if conversion.table is not None and form == Format.csv:
+            raise UserError("A table with its own columns is written as a whole. Add --out.")
+        return None
+    has_sets, has_reasons = conditions["level of prediction sets"] is not None, THRESHOLDS in conditions
+    output_format = form.value if form else format_from_suffix(out)
+    if output_format == "csv" and conversion.table is not None:
+        output_format = TABLE
+    if output_format == TABLE or output_format in WRITERS:
+        extra = {"sets": has_sets, "reasons": has_reasons}
+        collected = None if staging is None else staging / f"{out.name}.jsonl"
+        return ConvertedFile(out, output_format, conversion, conditions, resume=resume, **extra, collected=collected)
+    return PredictionFile(
+        out if staging is None else staging / out.name,
+        output_format,
+        conversion.classes,
+        resume=resume,
+        sets=has_sets,
+        reasons=has_reasons,
+        boxes=conversion.boxes,
+        conditions=conditions,
+    )
+
+
+def choose_event_file(
+    events: Path | None, out: Path | None, form: Format | None, *, as_json: bool, resume: bool
+) -> Path | None:
+    """Return the file of event answers, None if they follow the predictions on the terminal."""
+    from bestiary.inference.event_answers import SUFFIXES, default_event_file
+
+    if events is None and out is None:
+        if not as_json and form not in (None, Format.table):
+            raise UserError(f"--group: events are no rows of {form}. Add --events FILE.csv, or --out.")
+        return None
+    path = events or default_event_file(out or Path())
+    if path.suffix.lower() not in SUFFIXES:
+        raise UserError(f"--events {path} has the suffix {path.suffix!r}; expected one of {', '.join(SUFFIXES)}.")
+    if path == out:
+        raise UserError(f"--events and --out are one file, {path}. Choose another name.")
+    if path.exists() and not resume:
+        raise UserError(f"{path} exists already. Choose another name with --events, or remove it.")
+    return path
+
+
+def track_events(
+    predictor: Predictor,
+    rules: tuple[str, str | None],
+    sources: Iterable[PictureFile],
+    conversion: Conversion,
+    named: Sequence[Path],
+    file: PredictionFile | ConvertedFile | None,
+) -> EventTracker:
+    """Return the events of the predictions, with those that the file has already. named: the paths of the command."""
+    from bestiary.box import path_of
+    from bestiary.group_rules import TIME
+    from bestiary.inference.event_answers import EventTracker
+    from bestiary.inference.event_names import event_finder, find_repeated, parse_event_rules
+
+    group, site = parse_event_rules(*rules)
+    paths: list[Path] = []
+    if group.kind == TIME:  # it compares all pictures, those of an earlier command included
+        earlier = () if file is None else file.iter_predictions()
+        paths = [*map(path_of, sources), *(Path(str(prediction.path)) for prediction in earlier)]
+    folders = [printable(str(path)) for path in (conversion.folder, *named) if path is not None]
+    finder = event_finder(group, site, paths, conversion.table, predictor.threads, folders)
+    repeated: set[str] = set()
+    if conversion.table is not None:
+        repeated = find_repeated(file for file in conversion.table.iter_files() if isinstance(file, Path))
+    elif isinstance(sources, list):
+        repeated = find_repeated(source for source in sources if isinstance(source, Path))
+    tracker = EventTracker(predictor.bundle, finder, conversion.unknown_label, repeated)
+    for prediction in () if file is None else file.iter_predictions():
+        tracker.add(prediction)
+    return tracker
+
+
+def list_job_conditions(
+    conditions: Mapping[str, Any], conversion: Conversion, form: Format | None, engine: str
+) -> dict[str, Any]:
+    """Return what the output of a job on a cluster depends on, beside its pictures."""
+    table = None if conversion.table is None else conversion.table.digest
+    return {**conditions, "format": None if form is None else form.value, "table": table, "engine": engine}

@@ -1,0 +1,216 @@
+"""`predict --cluster`: predictions by Ray Data, exactly one row a picture, equal to those of one process.
+
+Workers read the pictures, and write rows into the work folder beside the output; Ray repeats what is lost with a worker
+or a node. Here the rows are merged by id in constant memory. The engine is the one that `predict` would take here, and
+each picture has the place in its batch that it would have in one process, so that the last digit is the same on
+processors of one kind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from bestiary.box import PictureFile, path_of, pop_box
+from bestiary.cluster.connection import connect, import_ray, require_shared
+from bestiary.cluster.picture_list import ListSummary, iter_pieces, parse_picture, write_picture_list
+from bestiary.cluster.work_folder import WorkFolder
+from bestiary.errors import BestiaryError, InterruptedRun, MachineError
+from bestiary.inference.bundle import BUNDLE_NAME
+from bestiary.inference.predictor import EngineName, Prediction, Predictor
+from bestiary.inference.proof import PROOF_NAME
+from bestiary.inference.resume_record import SUFFIX as RECORD_SUFFIX
+from bestiary.inference.resume_record import PictureState, check_unchanged
+from bestiary.progress import Advance, Reporter
+
+ROUND = 8  # rows of a piece are a multiple of it, as the batches of the engines are
+MAX_ROWS, PIECES_PER_WORKER, MAX_PIECES = 256, 8, 4000  # of a piece: it is what is lost with a worker
+POLL_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class PredictionJob:
+    """A job, begun or resumed. count: of its pictures; is_finished: whether its output is complete already."""
+
+    work: WorkFolder
+    count: int
+    is_finished: bool
+
+
+def start_job(output: Path, pictures: Iterable[PictureFile], conditions: Mapping[str, Any]) -> PredictionJob:
+    """List the pictures in the work folder of an output, and return the job, which goes on if it was interrupted.
+
+    conditions: what the predictions depend on. Raises UserError as `WorkFolder.start_or_resume`, MachineError.
+    """
+    work = WorkFolder(output)
+    has_job = work.path.exists()
+    work.create()
+    listed = work.pictures.with_suffix(".new")
+    try:
+        summary: ListSummary = write_picture_list(listed, pictures)
+        is_finished = work.start_or_resume(conditions, listed, summary)
+    except BaseException:
+        if not has_job:
+            work.remove()
+        raise
+    return PredictionJob(work, summary.count, is_finished)
+
+
+@contextlib.contextmanager
+def publish_output(job: PredictionJob) -> Iterator[None]:
+    """Move what a `with` block puts together in the staging folder to the output, and finish the job.
+
+    If it fails before any row was committed, the work folder is removed.
+    """
+    try:
+        yield
+    except BaseException:
+        if not job.work.count_committed({}):
+            job.work.remove()
+        raise
+    try:
+        for suffix in (RECORD_SUFFIX, ""):  # the output comes last, and complete
+            staged = job.work.staging / f"{job.work.output.name}{suffix}"
+            if staged.exists():
+                staged.replace(job.work.output.with_name(staged.name))
+    except OSError as error:
+        raise MachineError(f"Cannot write {job.work.output}: {error.strerror or error}.") from None
+    job.work.finish()
+
+
+def run_job(
+    job: PredictionJob,
+    predictor: Predictor,
+    address: str,
+    *,
+    threads: int | None = None,
+    boxes: bool = False,
+    reporter: Reporter,
+) -> None:
+    """Predict on a cluster until every picture has a committed row; what has one already is not predicted again.
+
+    threads: the most workers, None for one on each processor. boxes: whether rows have the fields of boxes. Raises
+    UserError if pictures were changed since they were predicted, MachineError as `connect`, if the nodes do not share
+    the folders, or if workers die again and again; InterruptedRun on Ctrl-C.
+    """
+    done = job.work.restore(job.count)
+    if done.any():
+        check_unchanged(job.work.output, _iter_states(job.work))
+        reporter.info(f"The job goes on: {int(done.sum()):,} of {job.count:,} pictures are predicted.")
+    if done.all():
+        return
+    model = _read_model(predictor, job.count, boxes=boxes)
+    engine = "openvino" if predictor.engine_name == "openvino" else "onnxruntime"
+    with connect(address, modules=("pyarrow", engine), threads=threads, reporter=reporter) as cluster:
+        require_shared(cluster, [job.work.pictures, *_first_picture(job.work.pictures)])
+        workers = cluster.cpus if threads is None else min(threads, cluster.cpus)
+        pieces = list(iter_pieces(job.work.pictures, choose_piece_rows(job.count, workers)))
+        with (
+            reporter.progress("Predicting", job.count - int(done.sum())) as advance,
+            _watch_commits(job.work, advance),
+            _explain_errors(job.work.output),
+        ):
+            from bestiary.cluster.prediction_worker import PredictionWorker
+            from bestiary.cluster.ray_data import run_rows
+
+            run_rows(job.work, pieces, done, PredictionWorker, [model], workers=workers)
+
+
+def iter_predictions(job: PredictionJob, note_state: Callable[[str, PictureState], None]) -> Iterator[Prediction]:
+    """Yield the predictions in the order of the pictures.
+
+    note_state: is called before each with its path and the state of its file when it was read. Raises IntegrityError if
+    one is missing.
+    """
+    for row in job.work.iter_rows(job.count):
+        values = row["prediction"]
+        note_state(values["path"], row["state"])
+        box = pop_box(values)
+        yield Prediction(**{"labels": None, **values, "box": box})
+
+
+def choose_piece_rows(count: int, workers: int) -> int:
+    """Return how many pictures a piece has: a few pieces for each worker, at most 4,000 in all.
+
+    >>> choose_piece_rows(1000, 2), choose_piece_rows(100_000, 16), choose_piece_rows(10_000_000, 16)
+    (64, 256, 2504)
+    """
+    rows = max(1, min(count // (PIECES_PER_WORKER * workers), MAX_ROWS), -(-count // MAX_PIECES))
+    return -(-rows // ROUND) * ROUND
+
+
+def _read_model(predictor: Predictor, count: int, *, boxes: bool) -> Any:
+    """Return what is sent to the workers: the files that the predictor was loaded from."""
+    from bestiary.cluster.prediction_worker import SentModel
+
+    graph = Path(predictor.bundle.graph)
+    names = [BUNDLE_NAME, graph.name, graph.with_suffix(".bin").name, PROOF_NAME]
+    files = {name: (predictor.run / name).read_bytes() for name in names if (predictor.run / name).exists()}
+    engine = cast(EngineName, predictor.engine_name)
+    return SentModel(files, engine, predictor.bundle.max_pixels, str(Path.cwd()), count, boxes)
+
+
+def _first_picture(pictures: Path) -> list[Path]:
+    """Return the first picture of a list if it is there, by its absolute path."""
+    with pictures.open(encoding="utf-8") as lines:
+        path = path_of(parse_picture(next(lines)))
+    return [path.absolute()] if path.exists() else []
+
+
+def _iter_states(work: WorkFolder) -> Iterator[tuple[str, PictureState]]:
+    for row in work.iter_committed():
+        yield row["prediction"]["path"], row["state"]
+
+
+@contextlib.contextmanager
+def _watch_commits(work: WorkFolder, advance: Advance) -> Iterator[None]:
+    """Report the rows that are committed from now on, as they are."""
+    counted = dict[str, int]()
+    total = work.count_committed(counted)
+    ended = threading.Event()
+
+    def count() -> None:
+        nonlocal total
+        now = work.count_committed(counted)
+        advance(now - total)
+        total = now
+
+    def watch() -> None:
+        while not ended.wait(POLL_SECONDS):
+            count()
+
+    watcher = threading.Thread(target=watch, daemon=True, name="bestiary-committed")
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
+        count()
+
+
+@contextlib.contextmanager
+def _explain_errors(output: Path) -> Iterator[None]:
+    """Raise the errors of workers as they are, and those of the cluster with the way on."""
+    ray = import_ray()
+    way = "What was predicted is kept: the same command goes on."
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise InterruptedRun(None, message=f"Interrupted. {way}") from None
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, BestiaryError):
+            raise error.cause from None
+        if isinstance(error.cause, OSError):
+            raise MachineError(f"A worker cannot write beside {output}: {error.cause}. {way}") from None
+        raise
+    except ray.exceptions.RayError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise MachineError(
+            f"Workers of the cluster died again and again ({reason}). A picture may need more memory than a node has:"
+            f" see the logs of Ray. {way}"
+        ) from None

@@ -1,0 +1,82 @@
+"""The worker of `predict --cluster`: a process with the model, that turns pieces of the list into rows."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+
+from bestiary.box import path_of
+from bestiary.cluster.picture_list import parse_picture
+from bestiary.cluster.ray_data import make_rows
+from bestiary.inference.predictor import EngineName, Predictor
+from bestiary.inference.resume_record import read_state
+
+PLACEHOLDER = b""  # a picture that cannot be read: it takes its place in a batch as a black one
+
+
+@dataclass(frozen=True)
+class SentModel:
+    """What is sent to every worker.
+
+    files: the content of the model's files by name. engine: that the driver chose; max_pixels: of a picture in memory.
+    folder: that relative paths start from. count: of all pictures, by which the last batch is known. boxes: whether
+    rows have the fields of boxes.
+    """
+
+    files: Mapping[str, bytes]
+    engine: EngineName
+    max_pixels: int
+    folder: str
+    count: int
+    boxes: bool
+
+
+class PredictionWorker:
+    """Holds the model once, and predicts one piece after another on one thread."""
+
+    def __init__(self, model: SentModel) -> None:
+        """Load the model from a temporary copy of its files; raises RunError as `Predictor`."""
+        self._model = model
+        os.chdir(model.folder)
+        with tempfile.TemporaryDirectory(prefix="bestiary-model-") as folder:
+            for name, content in model.files.items():
+                (Path(folder) / name).write_bytes(content)
+            self._predictor = Predictor(
+                folder, threads=1, engine=model.engine, device="cpu", max_pixels=model.max_pixels
+            )
+
+    def __call__(self, table: pyarrow.Table) -> pyarrow.Table:
+        """Return the rows of a piece."""
+        return make_rows(table, self._predict)
+
+    def _predict(self, ids: list[int], lines: list[str]) -> list[dict[str, Any]]:
+        pictures = [parse_picture(line) for line in lines]
+        batch_size = self._predictor.batch_size
+        slots = list(iter_slots(ids, batch_size, self._model.count))
+        states = [read_state(path_of(picture)) for picture in pictures]
+        sources = [PLACEHOLDER if row is None else pictures[row] for row in slots]
+        predictions = self._predictor.predict_many(sources, batch_size=batch_size)
+        answers = [prediction for row, prediction in zip(slots, predictions, strict=True) if row is not None]
+        return [
+            {"state": state, "prediction": prediction.line(boxes=self._model.boxes)}
+            for state, prediction in zip(states, answers, strict=True)
+        ]
+
+
+def iter_slots(ids: Sequence[int], batch_size: int, count: int) -> Iterator[int | None]:
+    """Yield the index of the id in each slot of the batches that one process makes of `count` pictures, None for none.
+
+    Only batches with one of the ids are made. ONNX Runtime's last digits depend on the slot of a picture in its batch.
+
+    >>> list(iter_slots([5, 8], 4, 10))
+    [None, 0, None, None, 1, None]
+    """
+    rows = {number: row for row, number in enumerate(ids)}
+    for batch in sorted({number // batch_size for number in ids}):
+        yield from (rows.get(n) for n in range(batch * batch_size, min((batch + 1) * batch_size, count)))

@@ -1,0 +1,164 @@
+"""Ray Data for jobs on rows: a source that reads pieces of a list, and a sink whose parts a checkpoint commits.
+
+Imports Ray, so it is imported where a job runs and on its workers only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import ray.data
+from ray.data import ActorPoolStrategy, DataContext, Datasource, ReadTask
+from ray.data.block import BlockMetadata
+from ray.data.checkpoint import CheckpointConfig
+from ray.data.checkpoint.checkpoint_filter import CheckpointManager
+from ray.data.datasource import BlockBasedFileDatasink
+
+from bestiary.cluster.picture_list import ListPiece, read_piece
+from bestiary.cluster.work_folder import ID, Done, WorkFolder
+
+PICTURE, ROW = "picture", "row"  # columns: a line of the list, and the JSON object of its row
+MAX_RETRIES = 8  # of a piece whose worker died: more often, it is the pieces that kill workers
+HELPERS_PER_WORKER = 1 / 16  # processes that read the list, and that write: both take a hundredth of a worker's time
+
+
+class PieceSource(Datasource):
+    """The rows of a list that have no committed row yet: a block for each piece."""
+
+    def __init__(self, path: Path, pieces: Sequence[ListPiece], done: Done) -> None:
+        """Take the pieces of a list. done: bool (ids,)."""
+        super().__init__()
+        self._path, self._done = str(path), done
+        self._pieces = [piece for piece in pieces if not done[piece.start : piece.stop].all()]
+
+    @property
+    def count(self) -> int:
+        """The number of pieces with something left to do."""
+        return len(self._pieces)
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        """Return None: it is not known, and small."""
+        return None
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
+    ) -> list[ReadTask]:
+        """Return a task for each piece."""
+        return [self._make_task(piece) for piece in self._pieces]
+
+    def _make_task(self, piece: ListPiece) -> ReadTask:
+        path, left = self._path, (~self._done[piece.start : piece.stop]).nonzero()[0].tolist()
+        metadata = BlockMetadata(num_rows=len(left), size_bytes=None, input_files=None, exec_stats=None)
+
+        def read() -> list[pyarrow.Table]:
+            lines = read_piece(path, piece)
+            return [pyarrow.table({ID: [piece.start + row for row in left], PICTURE: [lines[row] for row in left]})]
+
+        return ReadTask(read, metadata)
+
+
+class RowSink(BlockBasedFileDatasink):
+    """Writes the rows of a block as JSON lines, in the order of their ids."""
+
+    def __init__(self, folder: Path) -> None:
+        """Take the folder of the parts."""
+        super().__init__(str(folder), file_format="jsonl")
+
+    def write_block_to_file(self, block: Any, file: Any) -> None:
+        """Write a part."""
+        table = block.to_arrow().sort_by(ID)
+        file.write("".join(f"{row}\n" for row in table[ROW].to_pylist()).encode())
+
+
+class NothingToFilter(CheckpointManager):
+    """Tells Ray that the source has no rows with a checkpoint: `PieceSource` leaves them out.
+
+    Ray's own filter is an actor that takes a processor as long as the job runs, beside the tasks that read: where there
+    are one or two, none is left for the workers and the job waits for ever (Ray 2.60).
+    """
+
+    def load_checkpoint(self, data_file_dir: Any = None, data_file_filesystem: Any = None) -> tuple[None, int]:
+        """Return no ids."""
+        return None, 0
+
+
+def run_rows(
+    work: WorkFolder,
+    pieces: Sequence[ListPiece],
+    done: Done,
+    worker: type,
+    arguments: Sequence[Any],
+    *,
+    workers: int,
+) -> None:
+    """Let workers make the rows that are not done: tables of `ID` and `PICTURE` in, tables of `ID` and `ROW` out.
+
+    worker: a class that is made once in each of at most `workers` processes with the arguments, and called with tables.
+    Raises what a worker raises.
+    """
+    source = PieceSource(work.pictures, pieces, done)
+    if not source.count:
+        return
+    with _job_settings(work):
+        helpers = max(1, int(workers * HELPERS_PER_WORKER))
+        # Tasks that read would wait for ever where workers have all processors (Ray 2.60).
+        rows = ray.data.read_datasource(source, override_num_blocks=source.count, num_cpus=0, concurrency=helpers)
+        rows = rows.map_batches(
+            worker,
+            fn_constructor_args=tuple(arguments),
+            batch_size=None,  # a block, so that a piece is computed and committed as a whole
+            batch_format="pyarrow",
+            num_cpus=1,
+            compute=ActorPoolStrategy(min_size=1, initial_size=min(workers, source.count), max_size=workers),
+            max_task_retries=MAX_RETRIES,
+        )
+        rows.write_datasink(RowSink(work.parts), ray_remote_args={"num_cpus": 0}, concurrency=helpers)
+
+
+@contextlib.contextmanager
+def _job_settings(work: WorkFolder) -> Iterator[None]:
+    """Set Ray Data's context for a job, and keep what it says out of the command's output."""
+    context = DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.max_errored_blocks = 0
+    context.checkpoint_config = CheckpointConfig(
+        id_column=ID,
+        checkpoint_path=str(work.checkpoint),
+        delete_checkpoint_on_success=False,
+        checkpoint_manager_cls=NothingToFilter,
+    )
+    with DataContext.current(context), _quiet_logger("ray.data"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Ray's, about its own future
+        yield
+
+
+@contextlib.contextmanager
+def _quiet_logger(name: str) -> Iterator[None]:
+    """Let a logger write to its files only."""
+    handlers = [handler for handler in logging.getLogger(name).handlers if "file" not in type(handler).__name__.lower()]
+    levels = [handler.level for handler in handlers]
+    for handler in handlers:
+        handler.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        for handler, level in zip(handlers, levels, strict=True):
+            handler.setLevel(level)
+
+
+def make_rows(table: pyarrow.Table, compute: Callable[[list[int], list[str]], list[dict[str, Any]]]) -> pyarrow.Table:
+    """Return the table of rows for a table of a piece; compute: takes ids, ascending, and lines of the list."""
+    table = table.sort_by(ID)
+    ids, lines = table[ID].to_pylist(), table[PICTURE].to_pylist()
+    rows = compute(ids, lines)
+    return pyarrow.table(
+        {ID: ids, ROW: [json.dumps({ID: number, **row}) for number, row in zip(ids, rows, strict=True)]}
+    )
