@@ -23,7 +23,7 @@ from bestiary.cluster.listing import find_file
 from bestiary.cluster.uris import FILE, GS, S3, Location, parse_uri
 from bestiary.errors import InputError, MachineError, SourceError, UserError, import_optional
 from bestiary.files import atomic_path, cache_folder
-from bestiary.locks import is_output_lock, output_lock
+from bestiary.locks import is_output_lock
 
 UPLOADS = "uploads"  # folder in the cache folder
 ATTEMPTS = 5  # to write a mark, while others are removed
@@ -31,24 +31,33 @@ WAIT_SECONDS = 0.2
 Holder = dict[str, Any]
 
 
-@contextmanager
-def open_output(uri: str, *, resume: bool = False) -> Iterator[Path]:
-    """Give a path on this computer; on success its file is uploaded to the URI, and the path removed.
+def local_path(uri: str) -> Path:
+    """Return the path on this computer that is written before it is uploaded; of file:// that of the file itself.
 
-    On failure the path stays in the cache folder, for `resume`; one of file:// is the file itself, under a lock. Raises
-    UserError if the output exists, if another job writes it, or if an interrupted job has left its part here, unless
-    `resume`; SourceError if the bucket does not exist or may not be written, MachineError if nothing answers.
+    Raises InputError for a URI that is not valid or names a folder.
     """
-    location = resolve(parse_uri(uri))
+    location = parse_uri(uri)
     if not location.name or location.key.endswith("/"):
         raise InputError(f"{location.uri} is a folder; expected a name with a suffix, such as predictions.parquet.")
     if location.scheme == FILE:
-        path = Path(location.path)
-        with output_lock(path):
-            yield path
+        return Path(location.path)
+    return cache_folder() / UPLOADS / hashlib.sha256(location.uri.encode()).hexdigest()[:16] / location.name
+
+
+@contextmanager
+def open_output(uri: str, *, resume: bool = False) -> Iterator[Path]:
+    """Give the `local_path` to write, which is uploaded to the URI and then removed if the `with` block succeeds.
+
+    If it fails, the path stays, for `resume`. Raises UserError if the output exists, if another job writes it, or if an
+    interrupted job has left its part here, unless `resume`; SourceError if the bucket does not exist or may not be
+    written, MachineError if nothing answers. A file of this computer is only named: whoever writes it locks it.
+    """
+    path, location = local_path(uri), parse_uri(uri)
+    if location.scheme == FILE:
+        yield path
         return
-    path = cache_folder() / UPLOADS / hashlib.sha256(location.uri.encode()).hexdigest()[:16] / location.name
-    with write_lock(location), output_lock(path):
+    location = resolve(location)
+    with write_lock(location):
         path.parent.mkdir(parents=True, exist_ok=True)
         _require_free(location, path, resume=resume)
         yield path
