@@ -1,0 +1,168 @@
+"""The connection to a Ray cluster: addresses, and one message for each reason why it cannot be used."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("ray")
+
+from bestiary.cluster import connection
+from bestiary.cluster.connection import Cluster, ClusterNode, check_address, connect, require_shared
+from bestiary.errors import InputError, MachineError
+from ray_cluster import TwoNodes
+
+GIGABYTE = 1 << 30
+
+
+@pytest.mark.parametrize(
+    "address", ["local", "auto", "10.0.0.1:6379", "head.example:6379", "ray://head:10001", "[::1]:1"]
+)
+def test_addresses(address: str) -> None:
+    check_address(address)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "",
+        "locals",
+        "head",
+        "head:",
+        "head:many",
+        "head:70000",
+        "http://head:1",
+        "ray://head",
+        "ray://head:1/path",
+        ":6379",
+    ],
+)
+def test_what_is_no_address(address: str) -> None:
+    with pytest.raises(InputError, match="is no address of a cluster; expected local, auto, HOST:PORT or ray://"):
+        check_address(address)
+
+
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_nothing_answers(scheme: str) -> None:
+    address = f"{scheme}127.0.0.1:{free_port()}"
+    with (
+        pytest.raises(MachineError, match=f"Nothing answers at {address}: .*refused.*ray start --head"),
+        connect(address),
+    ):
+        pass
+
+
+class FailingRay:
+    """Stands in for Ray, and fails to connect."""
+
+    __version__ = "2.60.0"
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+        self.options: dict[str, Any] = {}
+
+    def is_initialized(self) -> bool:
+        return False
+
+    def init(self, **options: Any) -> None:
+        self.options = options
+        raise self._error
+
+
+def failure(monkeypatch: pytest.MonkeyPatch, address: str, error: Exception) -> str:
+    """The message for an error of `ray.init` at an address where something answers."""
+    monkeypatch.setattr(connection, "import_ray", lambda: FailingRay(error))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = address.replace("PORT", str(listener.getsockname()[1]))
+        with pytest.raises(MachineError) as raised, connect(address):
+            pass
+    return str(raised.value)
+
+
+def test_other_versions_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The text of ray._private.utils.check_version_info, Ray 2.60.
+    error = RuntimeError(
+        "Version mismatch: The cluster was started with:\n    Ray: 2.49.0\n    Python: 3.12.1\n"
+        "This process on Ray client was started with:\n    Ray: 2.60.0\n    Python: 3.11.7\n"
+    )
+    for address in ("127.0.0.1:PORT", "ray://127.0.0.1:PORT"):
+        text = failure(monkeypatch, address, error)
+        assert "has another version of Ray or Python than this computer (Ray 2.60.0, Python" in text
+        assert "Install the same ones here and there" in text
+        assert "Ray: 2.49.0" in text
+
+
+def test_no_cluster_runs_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = failure(monkeypatch, "auto", ConnectionError("Could not find any running Ray instance."))
+    assert text == "No Ray cluster runs here. Start one with `ray start --head`, or use --cluster local."
+
+
+def test_something_else_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = failure(monkeypatch, "127.0.0.1:PORT", ConnectionError("Ray is at 127.0.0.1?\nmore"))
+    assert text.endswith("failed: Ray is at 127.0.0.1?")
+
+
+def test_without_the_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = failure(monkeypatch, "ray://127.0.0.1:PORT", ImportError("pip install ray[client]"))
+    assert "needs Ray's client" in text
+    assert "[cluster]" in text
+
+
+@pytest.mark.parametrize(
+    ("node", "fault"),
+    [
+        (ClusterNode("n1", "", (), GIGABYTE), "n1 has no bestiary"),
+        (ClusterNode("n2", "0.0.9", (), GIGABYTE), "n2 has bestiary 0.0.9, this computer"),
+        (ClusterNode("n3", connection.__version__, ("polars", "onnx"), GIGABYTE), "n3 lacks polars, onnx"),
+        (ClusterNode("n4", connection.__version__, (), 5_000_000), "n4 has 0.0 GB free in its temporary folder"),
+    ],
+)
+def test_a_node_that_cannot_take_part(node: ClusterNode, fault: str) -> None:
+    sound = ClusterNode("n0", connection.__version__, (), GIGABYTE)
+    connection._check_nodes((sound,))
+    with pytest.raises(MachineError) as raised:
+        connection._check_nodes((sound, node))
+    assert fault in str(raised.value)
+    assert "n0" not in str(raised.value)
+    assert "[cluster]" in str(raised.value)
+
+
+def test_this_computer_lacks_a_module(local_ray: Any) -> None:
+    with pytest.raises(MachineError, match="lacks no_such_module"), connect("local", modules=("no_such_module",)):
+        pass
+    with connect("local", modules=("onnxruntime",)) as cluster:
+        assert cluster.is_local
+        assert cluster.cpus == 2
+        assert str(cluster) == "Ray " + local_ray.__version__ + " on this computer with 2 processors"
+    assert local_ray.is_initialized()  # a connection that was there stays
+
+
+@pytest.mark.slow
+def test_two_nodes(two_nodes: TwoNodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = tmp_path / "seen"
+    seen.touch()
+    with connect(two_nodes.address, modules=("onnxruntime",)) as cluster:
+        assert [node.missing for node in cluster.nodes] == [(), ()]
+        assert cluster.cpus == 2
+        require_shared(cluster, [seen])
+        with pytest.raises(MachineError, match=f"2 of 2 nodes do not see {tmp_path / 'unseen'} of this computer"):
+            require_shared(cluster, [seen, tmp_path / "unseen"])
+        with (
+            pytest.raises(MachineError, match=r"lacks no_such_module; .* lacks no_such_module"),
+            connect(two_nodes.address, modules=("no_such_module",)),
+        ):
+            pass
+        monkeypatch.setattr(connection, "MIN_FREE_BYTES", 1 << 60)
+        with pytest.raises(MachineError, match="free in its temporary folder"), connect(two_nodes.address):
+            pass
+    require_shared(Cluster("local", 2, ()), [tmp_path / "unseen"])  # nothing is asked

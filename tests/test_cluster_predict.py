@@ -1,0 +1,357 @@
+"""`predict --cluster`: one row a picture, equal to one process, also where workers, nodes or the command die."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+pytest.importorskip("ray")
+
+import ray_cluster
+from bestiary.array_types import Pixels
+from bestiary.box import Box, Crop, PictureFile, Region
+from bestiary.cluster import prediction_worker
+from bestiary.cluster.picture_list import format_picture, iter_pieces, parse_picture, read_piece, write_picture_list
+from bestiary.cluster.prediction_worker import PredictionWorker, SentModel, iter_slots
+from bestiary.cluster.work_folder import WorkFolder
+from bestiary.errors import IntegrityError, UserError
+from bestiary.inference.predictor import Predictor
+from bestiary.locks import output_lock
+from commands import Call, Done
+from ray_cluster import TwoNodes
+from tiny_model import COLOURS, coloured, write_run
+
+PICTURES = 150  # under the number from which the engine is chosen by speed
+DEADLY, SLOW_SECONDS = 77, 0.3  # the id of a picture in the middle, and how long a slow worker takes for a piece
+
+
+class DeadlyWorker(PredictionWorker):
+    """Is killed by a picture in the middle, once."""
+
+    def _predict(self, ids: list[int], lines: list[str]) -> list[dict[str, Any]]:
+        mark = Path(self._model.folder) / "killed"
+        if DEADLY in ids and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super()._predict(ids, lines)
+
+
+class SlowWorker(PredictionWorker):
+    """Takes its time, so that there is a middle."""
+
+    def _predict(self, ids: list[int], lines: list[str]) -> list[dict[str, Any]]:
+        time.sleep(SLOW_SECONDS)
+        return super()._predict(ids, lines)
+
+
+COMMAND = """
+import sys
+from bestiary.cluster import prediction_worker
+import test_cluster_predict
+prediction_worker.PredictionWorker = test_cluster_predict.SlowWorker
+from bestiary.cli import main
+sys.argv = ["bestiary", *sys.argv[1:]]
+main()
+"""
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run and a list of pictures: sound, broken and missing ones, and some twice."""
+    folder = tmp_path_factory.mktemp("job")
+    write_run(folder / "run")
+    (folder / "new").mkdir()
+    names = []
+    for number in range(PICTURES - 4):
+        name = f"new/{number:03}.png"
+        (folder / name).write_bytes(coloured((*COLOURS, "grey")[number % 4], (20 + number % 7, 12)))
+        names.append(name)
+    (folder / "new/broken.jpg").write_bytes(b"no picture")
+    names[50:50] = ["new/broken.jpg", "new/missing.jpg", names[3], names[3]]
+    (folder / "list.txt").write_text("".join(f"{name}\n" for name in names))
+    return folder
+
+
+@pytest.fixture
+def predict(bestiary: Call, job: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
+    """Run `predict` on the list of the job, in its folder."""
+    monkeypatch.chdir(job)
+
+    def call(out: Path, *options: object, listed: str = "list.txt") -> Done:
+        content = (job / listed).read_bytes()
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+        return bestiary("predict", "run", "-", "--out", out, *options)
+
+    return call
+
+
+@pytest.fixture
+def alone(predict: Callable[..., Done], tmp_path: Path) -> Path:
+    """The CSV of one process."""
+    assert predict(tmp_path / "alone.csv").code == 0
+    return tmp_path / "alone.csv"
+
+
+def assert_same(out: Path, alone: Path) -> None:
+    assert out.read_bytes() == alone.read_bytes()
+    record = f"{out.name}.resume"
+    assert out.with_name(record).read_text() == alone.with_name(f"{alone.name}.resume").read_text()
+    assert not (out.parent / f"{out.name}.cluster/parts").exists()
+
+
+@pytest.mark.slow
+def test_equal_to_one_process(
+    local_ray: Any, predict: Callable[..., Done], alone: Path, tmp_path: Path, job: Path
+) -> None:
+    out = tmp_path / "cluster.csv"
+    done = predict(out, "--cluster", "local")
+    assert (done.code, done.out) == (0, f"{out}\n")
+    assert "150 pictures: " in done.err
+    assert "2 could not be read" in done.err
+    assert "Predicting: 150 in" in done.err
+    assert_same(out, alone)
+    before = out.stat()
+    again = predict(out, "--cluster", "local", "--json")
+    assert (again.code, json.loads(again.out)) == (0, {"answers": str(out)})
+    assert "is complete, with 150 pictures. Nothing was changed." in again.err
+    assert out.stat() == before
+
+    other = predict(out, "--cluster", "local", "--unknown-label", "nothing")
+    assert other.code == 2
+    assert "label of unknown pictures none before, nothing now" in other.err
+    (job / "fewer.txt").write_text("new/000.png\n")
+    fewer = predict(out, "--cluster", "local", listed="fewer.txt")
+    assert fewer.code == 2
+    assert "number of pictures 150 before, 1 now" in fewer.err
+    assert out.stat() == before
+    here = predict(out, "--resume")  # one process goes on with what a cluster wrote
+    assert here.code == 0
+    assert "nothing left to do" in here.err
+    assert_same(out, alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["answers.jsonl", "answers.parquet", "timelapse.csv"])
+def test_other_formats(local_ray: Any, predict: Callable[..., Done], tmp_path: Path, name: str) -> None:
+    options = ["--unknown-label", "nothing", *(["--format", "timelapse"] if name.startswith("timelapse") else [])]
+    for folder, cluster in (("alone", []), ("cluster", ["--cluster", "local"])):
+        done = predict(tmp_path / folder / name, *options, *cluster)
+        assert done.code == 0, done.err
+    assert (tmp_path / "alone" / name).read_bytes() == (tmp_path / "cluster" / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_a_worker_is_killed(
+    local_ray: Any,
+    predict: Callable[..., Done],
+    alone: Path,
+    tmp_path: Path,
+    job: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(prediction_worker, "PredictionWorker", DeadlyWorker)
+    out = tmp_path / "killed.csv"
+    done = predict(out, "--cluster", "local")
+    assert done.code == 0, done.err
+    assert (job / "killed").exists()
+    assert_same(out, alone)
+
+
+def wait_for_commits(out: Path) -> int:
+    """Return how many parts are committed, once there are some."""
+    checkpoint = WorkFolder(out).checkpoint
+    end = time.monotonic() + 2 * ray_cluster.DEADLINE_SECONDS
+    while not (count := len([path for path in checkpoint.glob("*.parquet") if ".pending." not in path.name])):
+        assert time.monotonic() < end, "nothing was committed"
+        time.sleep(0.02)
+    return count
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows kills in another way")
+def test_the_command_is_killed_and_goes_on(
+    predict: Callable[..., Done], alone: Path, tmp_path: Path, job: Path
+) -> None:
+    out = tmp_path / "resumed.csv"
+    words = [sys.executable, "-c", COMMAND, "predict", "run", "-", "--out", str(out), "--cluster", "local"]
+    folders = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders)}
+    with (job / "list.txt").open("rb") as listed:
+        command = subprocess.Popen(
+            [*words, "--threads", "1"], stdin=listed, cwd=job, env=environment, stderr=-3, stdout=-3
+        )
+    wait_for_commits(out)
+    command.kill()
+    command.wait()
+    assert not out.exists()
+    other = predict(out, "--cluster", "local", "--unknown-label", "nothing")
+    assert other.code == 2
+    done = predict(out, "--cluster", "local", "--threads", "1")  # one processor is enough
+    assert done.code == 0, done.err
+    assert "The job goes on: " in done.err
+    assert_same(out, alone)
+
+
+@pytest.mark.slow
+def test_a_node_is_lost(
+    two_nodes: TwoNodes, predict: Callable[..., Done], alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prediction_worker, "PredictionWorker", SlowWorker)
+    out, lost = tmp_path / "lost.csv", list[int]()
+
+    def remove() -> None:
+        lost.append(wait_for_commits(out))
+        two_nodes.remove_second()
+
+    remover = threading.Thread(target=remove)
+    remover.start()
+    done = predict(out, "--cluster", two_nodes.address)
+    remover.join()
+    assert done.code == 0, done.err
+    assert done.out == f"{out}\n"  # what Ray says of the lost node is not among the results
+    assert lost[0] < 150 // 8
+    assert_same(out, alone)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--out", "a.csv", "--group", "folder"], "with --resume and --group: it predicts nothing again"),
+        (["--out", "a.csv", "--heatmaps", "maps"], "--heatmaps writes files on this computer"),
+        (["--out", "a.csv", "--link-into", "links"], "--link-into writes files on this computer"),
+        (["--out", "a.csv", "--device", "cuda"], "the workers of a cluster compute on processors"),
+        ([], "--cluster writes a file. Add --out"),
+    ],
+)
+def test_options_without_a_meaning(bestiary: Call, job: Path, options: list[str], reason: str) -> None:
+    done = bestiary("predict", job / "run", job / "new", "--cluster", "local", *options)
+    assert done.code == 2
+    assert reason in done.err
+
+
+def test_nothing_is_left_where_a_job_cannot_begin(predict: Callable[..., Done], tmp_path: Path) -> None:
+    out = tmp_path / "out" / "a.csv"
+    for address, reason in (("somewhere", "is no address of a cluster"), ("127.0.0.1:1", "Nothing answers at")):
+        done = predict(out, "--cluster", address)
+        assert done.code == 2
+        assert reason in done.err
+    assert "expected one of" in predict(out.with_suffix(".doc"), "--cluster", "127.0.0.1:1").err
+    assert not out.parent.exists() or not list(out.parent.iterdir())
+    with output_lock(out):
+        assert "is being written by process" in predict(out, "--cluster", "local").err
+    out.parent.mkdir(exist_ok=True)
+    out.write_text("mine")
+    assert "exists already, and no job on a cluster wrote it" in predict(out, "--cluster", "local").err
+    assert [path.name for path in out.parent.iterdir()] == ["a.csv"]
+    assert out.read_text() == "mine"
+
+
+def test_pictures_come_back_as_they_were_listed(tmp_path: Path) -> None:
+    pictures: list[PictureFile] = [
+        Path("a.jpg"),
+        Path("caf\udce9 \n.jpg"),
+        Crop(Path("b.jpg"), Box(0.1, 0.2, 0.3, 1 / 3, confidence=0.7)),
+        Crop(Path("b.jpg"), Box(1, 2, 30, 40, "pixels", (640, 480))),
+        Crop(Path("b.jpg"), Region(1, 2, 3, 4)),
+    ]
+    path = tmp_path / "list"
+    summary = write_picture_list(path, pictures)
+    pieces = list(iter_pieces(path, 2))
+    assert summary.count == 5
+    assert [(piece.start, piece.stop) for piece in pieces] == [(0, 2), (2, 4), (4, 5)]
+    lines = [line for piece in pieces for line in read_piece(str(path), piece)]
+    back = [parse_picture(line) for line in lines]
+    assert back == pictures
+    assert isinstance(back[2], Crop)
+    assert isinstance(back[2].part, Box)
+    assert back[2].part.confidence == 0.7
+    assert [format_picture(picture) for picture in back] == lines
+    assert write_picture_list(path, reversed(pictures)).digest != summary.digest
+    assert write_picture_list(path, []).count == 0
+    assert list(iter_pieces(path, 2)) == []
+
+
+def test_a_picture_has_its_slot_of_one_process(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [job / line for line in (job / "list.txt").read_text().splitlines()][40:61]
+
+    def record(predictor: Predictor, batches: list[Pixels]) -> None:
+        stream = predictor._engine.stream
+
+        def recorded(images: Iterator[Pixels]) -> Iterator[Any]:
+            return stream(batches.append(batch) or batch for batch in images)  # type: ignore[func-returns-value]
+
+        monkeypatch.setattr(predictor._engine, "stream", recorded)
+
+    alone, expected = Predictor(job / "run", threads=1), list[Pixels]()
+    record(alone, expected)
+    answers = list(alone.predict_many(paths))
+    files = {path.name: path.read_bytes() for path in (job / "run").iterdir() if path.is_file()}
+    worker, actual = (
+        PredictionWorker(SentModel(files, "onnxruntime", 10**7, str(job), len(paths), False)),
+        list[Pixels](),
+    )
+    record(worker._predictor, actual)
+    ids = [3, 4, 9, 20]
+    rows = worker._predict(ids, [format_picture(paths[number]) for number in ids])
+    assert [row["prediction"] for row in rows] == [answers[number].line() for number in ids]
+    assert [len(batch) for batch in actual] == [len(batch) for batch in expected] == [8, 8, 5]
+    for number in ids:
+        assert np.array_equal(actual[number // 8][number % 8], expected[number // 8][number % 8])
+    assert list(iter_slots(range(5), 1, 5)) == list(range(5))
+
+
+def commit(work: WorkFolder, name: str, ids: list[int], *, pending: bool = False, rows: bool = True) -> None:
+    """Write a part as a worker does, and Ray's file for it."""
+    for folder in (work.parts, work.checkpoint):
+        folder.mkdir(parents=True, exist_ok=True)
+    if rows:
+        lines = [json.dumps({"id": number, "prediction": f"{name}{number}"}) for number in ids]
+        (work.parts / f"{name}.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    parquet.write_table(pa.table({"id": ids}), work.checkpoint / f"{name}{'.pending' * pending}.parquet")
+
+
+def test_only_what_was_committed_is_done(tmp_path: Path) -> None:
+    work = WorkFolder(tmp_path / "a.csv")
+    assert not work.restore(3).any()
+    commit(work, "a", [0, 1, 7])
+    commit(work, "b", [2], pending=True)  # killed before it was committed
+    commit(work, "c", [3])
+    commit(work, "c", [3], pending=True)  # killed when it was written again
+    commit(work, "d", [4], rows=False)
+    (work.parts / "e.jsonl").write_text('{"id": 5')
+    commit(work, "f", [6])
+    assert work.restore(8).nonzero()[0].tolist() == [0, 1, 6, 7]
+    assert sorted(path.name for path in work.parts.iterdir()) == ["a.jsonl", "f.jsonl"]
+    assert sorted(path.name for path in work.checkpoint.iterdir()) == ["a.parquet", "f.parquet"]
+    assert work.count_committed({}) == 4
+    assert [row["prediction"] for row in work.iter_committed()] == ["a0", "a1", "f6", "a7"]
+    with pytest.raises(IntegrityError, match="no row for picture 3 of 8"):
+        list(work.iter_rows(8))
+    commit(work, "g", [2, 3, 4, 5, 6])  # id 6 for a second time
+    assert [row["id"] for row in work.iter_rows(8)] == list(range(8))
+
+
+def test_changed_pictures_are_named(tmp_path: Path) -> None:
+    from bestiary.inference.resume_record import check_unchanged, read_state
+
+    picture = tmp_path / "a.jpg"
+    picture.write_bytes(b"1")
+    states = [(str(picture), read_state(picture))]
+    check_unchanged(tmp_path / "a.csv", states)
+    picture.write_bytes(b"12")
+    with pytest.raises(UserError, match="changed since: 1 picture has another size"):
+        check_unchanged(tmp_path / "a.csv", states)
