@@ -125,19 +125,20 @@ def run_rows(
 @contextlib.contextmanager
 def _job_settings(work: WorkFolder) -> Iterator[None]:
     """Set Ray Data's context for a job, and keep what it says out of the command's output."""
-    context = DataContext.get_current().copy()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.max_errored_blocks = 0
-    context.checkpoint_config = CheckpointConfig(
-        id_column=ID,
-        checkpoint_path=str(work.checkpoint),
-        delete_checkpoint_on_success=False,
-        checkpoint_manager_cls=NothingToFilter,
-    )
-    with DataContext.current(context), _quiet_logger("ray.data"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Ray's, about its own future
-        yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Ray's, about its own future, from the first use of the context on
+        context = DataContext.get_current().copy()
+        context.enable_progress_bars = False
+        context.print_on_execution_start = False
+        context.max_errored_blocks = 0
+        context.checkpoint_config = CheckpointConfig(
+            id_column=ID,
+            checkpoint_path=str(work.checkpoint),
+            delete_checkpoint_on_success=False,
+            checkpoint_manager_cls=NothingToFilter,
+        )
+        with DataContext.current(context), _quiet_logger("ray.data"):
+            yield
 
 
 @contextlib.contextmanager
