@@ -167,3 +167,16 @@ def test_workers_of_a_cluster_read_the_bytes_themselves(
             assert SECRET not in text
             assert KEY not in text
     assert [key for key in s3.keys(bucket) if not key.startswith("new/")] == ["answers/a.csv"]
+
+
+@pytest.mark.parametrize("command", ["audit", "train", "embed"])
+def test_commands_that_read_files_of_this_computer_refuse_uris(
+    bestiary: Call, run: Path, command: str, tmp_path: Path
+) -> None:
+    model = [str(run)] if command == "embed" else []
+    out = ["--out", tmp_path / "features.parquet"] if command == "embed" else []
+    done = bestiary(command, *model, f"s3://key:{SECRET}@bucket/new", *out)
+    assert done.code == 2
+    assert "s3:// … is a URI; expected a folder, an archive or a table of this computer" in done.err
+    assert "Only the command `bestiary predict` reads URIs" in done.err
+    assert SECRET not in done.err

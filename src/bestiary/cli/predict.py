@@ -44,10 +44,12 @@ FORMAT_HELP = (
     " ' (any other text)."
 )
 PATHS_HELP = (
-    'Pictures, folders, patterns ("new/**/*.jpg"), or - for stdin; for a model trained with --crop boxes, a file with'
-    " boxes of pictures, such as MegaDetector results."
+    'Pictures, folders, patterns ("new/**/*.jpg"), or - for stdin; URIs (s3://, gs://, hdfs://); for a model trained'
+    " with --crop boxes, a file with boxes of pictures, such as MegaDetector results."
 )
-OUT_HELP = "Write into this file: .jsonl, .csv or .parquet, or as --format says; camtrap-dp: a folder."
+OUT_HELP = (
+    "Write into this file: .jsonl, .csv or .parquet, or as --format says; camtrap-dp: a folder. A URI is uploaded to."
+)
 TABLE_HELP = (
     "Predict the pictures that this CSV lists (commas, semicolons or tabs; column path, file_name, File …), in the"
     " folder PATH. With --out FILE.csv its rows keep their columns. --columns path=…,time=…,box=… names columns."
