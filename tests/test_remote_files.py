@@ -463,12 +463,12 @@ def test_file_systems_without_conditional_writes_are_locked_by_claims(tmp_path: 
     assert list((tmp_path / ".out.csv.lock").iterdir()) == []
 
 
-def test_an_output_of_this_computer_is_written_under_its_usual_lock(tmp_path: Path) -> None:
-    uri = (tmp_path / "out.csv").as_uri()
+def test_an_output_of_this_computer_is_its_own_path(tmp_path: Path) -> None:
+    uri = (tmp_path / "a b.csv").as_uri()
     with remote_output.open_output(uri) as path:
-        assert path == tmp_path / "out.csv"
-        with pytest.raises(UserError, match="is being written by"), remote_output.open_output(uri):
-            raise AssertionError
+        path.write_text("new")
+    assert path == tmp_path / "a b.csv"
+    assert [file.name for file in tmp_path.iterdir()] == ["a b.csv"]
 
 
 def test_an_output_needs_a_name_and_a_bucket(s3: S3Server) -> None:
