@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 
 STORE_BYTES = 150_000_000
-DEADLINE_SECONDS = 60.0
+DEADLINE_SECONDS = 300.0
+ATTEMPTS = 5  # Ray gives a node 30 s to start, which is too little on a busy machine
 
 
 @dataclass(frozen=True)
@@ -46,14 +47,7 @@ def start_local(cpus: int = 2) -> Iterator[Any]:
 
     ray = import_ray()
     with _modules_of_tests():
-        ray.init(
-            address="local",
-            num_cpus=cpus,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="ERROR",
-            object_store_memory=STORE_BYTES,
-        )
+        _try_often(lambda: _init(ray, cpus))
         try:
             yield ray
         finally:
@@ -70,7 +64,7 @@ def start_two_nodes() -> Iterator[TwoNodes]:
 
     head = {"num_cpus": 1, "object_store_memory": STORE_BYTES, "include_dashboard": False}
     with _modules_of_tests():
-        cluster = Cluster(initialize_head=True, head_node_args=head)
+        cluster = _try_often(lambda: Cluster(initialize_head=True, head_node_args=head))
         try:
             yield TwoNodes(cluster.address, cluster, _add_node(cluster))
         finally:
@@ -79,7 +73,7 @@ def start_two_nodes() -> Iterator[TwoNodes]:
 
 
 def wait_for(path: Path) -> None:
-    """Wait until a file is there; AssertionError after a minute."""
+    """Wait until a file is there; AssertionError after five minutes."""
     end = time.monotonic() + DEADLINE_SECONDS
     while not path.exists():
         assert time.monotonic() < end, f"{path} did not appear"
@@ -95,5 +89,26 @@ def _modules_of_tests() -> Iterator[None]:
         yield
 
 
+def _init(ray: Any, cpus: int) -> None:
+    ray.init(
+        address="local",
+        num_cpus=cpus,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+        object_store_memory=STORE_BYTES,
+    )
+
+
 def _add_node(cluster: Any) -> Any:
-    return cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES)
+    return _try_often(lambda: cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES))
+
+
+def _try_often(start: Callable[[], Any]) -> Any:
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return start()
+        except Exception as error:
+            if attempt == ATTEMPTS or "timed out during startup" not in str(error):
+                raise
+    return None

@@ -78,6 +78,9 @@ class FailingRay:
         self.options = options
         raise self._error
 
+    def shutdown(self) -> None:
+        pass
+
 
 def failure(monkeypatch: pytest.MonkeyPatch, address: str, error: Exception) -> str:
     """The message for an error of `ray.init` at an address where something answers."""
@@ -107,6 +110,14 @@ def test_no_cluster_runs_here(monkeypatch: pytest.MonkeyPatch) -> None:
     assert text == "No Ray cluster runs here. Start one with `ray start --head`, or use --cluster local."
 
 
+def test_a_computer_that_is_too_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The class and the text of ray._private.node.Node, Ray 2.60.
+    error = Exception("The current node timed out during startup. This could happen because some of the raylet")
+    assert failure(monkeypatch, "local", error).startswith(
+        "Ray did not start within its 30 s: the computer is too busy"
+    )
+
+
 def test_something_else_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     text = failure(monkeypatch, "127.0.0.1:PORT", ConnectionError("Ray is at 127.0.0.1?\nmore"))
     assert text.endswith("failed: Ray is at 127.0.0.1?")
@@ -116,6 +127,14 @@ def test_without_the_client(monkeypatch: pytest.MonkeyPatch) -> None:
     text = failure(monkeypatch, "ray://127.0.0.1:PORT", ImportError("pip install ray[client]"))
     assert "needs Ray's client" in text
     assert "[cluster]" in text
+
+
+def test_another_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.exceptions import AuthenticationError
+
+    text = failure(monkeypatch, "127.0.0.1:PORT", AuthenticationError("Invalid or missing token"))
+    assert "asks for another token than this computer has" in text
+    assert "RAY_AUTH_TOKEN" in text
 
 
 @pytest.mark.parametrize(

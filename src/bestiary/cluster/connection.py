@@ -110,7 +110,8 @@ def connect(
         with _quiet_core():
             ray.init(**_init_options(address, threads))
         _print_node_messages(False)
-    except (ConnectionError, RuntimeError, ValueError, OSError, ImportError) as error:
+    except Exception as error:  # Ray's errors have no common class: a node that starts too slowly is an Exception
+        ray.shutdown()
         raise MachineError(_explain_failure(address, error)) from None
     try:
         cluster = _describe_cluster(ray, address, modules)
@@ -171,11 +172,18 @@ def _explain_failure(address: str, error: Exception) -> str:
     text = str(error).strip()
     if address == AUTO:
         return "No Ray cluster runs here. Start one with `ray start --head`, or use --cluster local."
+    if "timed out during startup" in text:
+        return "Ray did not start within its 30 s: the computer is too busy, or short of memory. Try again later."
     if "ersion mismatch" in text:
         return (
             f"The cluster at {address} has another version of Ray or Python than this computer (Ray"
             f" {import_ray().__version__}, Python {platform.python_version()}). Install the same ones here and there."
             f" Ray says: {text}"
+        )
+    if type(error).__name__ == "AuthenticationError":
+        return (
+            f"The cluster at {address} asks for another token than this computer has. Copy ~/.ray/auth_token from the"
+            " computer that started it, or set RAY_AUTH_TOKEN."
         )
     if "ray[client]" in text:
         return f"The address {address} needs Ray's client. Add it with: {install_command('cluster')}"

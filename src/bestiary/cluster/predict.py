@@ -29,7 +29,7 @@ from bestiary.progress import Advance, Reporter
 
 ROUND = 8  # rows of a piece are a multiple of it, as the batches of the engines are
 MAX_ROWS, PIECES_PER_WORKER, MAX_PIECES = 256, 8, 4000  # of a piece: it is what is lost with a worker
-POLL_SECONDS = 1.0
+POLL_SECONDS = 2.0
 
 
 @dataclass(frozen=True)

@@ -125,8 +125,8 @@ def run_rows(
 @contextlib.contextmanager
 def _job_settings(work: WorkFolder) -> Iterator[None]:
     """Set Ray Data's context for a job, and keep what it says out of the command's output."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Ray's, about its own future, from the first use of the context on
+    with warnings.catch_warnings(), _quiet_logger("ray.data"):
+        warnings.simplefilter("ignore")  # Ray's, about its own future
         context = DataContext.get_current().copy()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
@@ -137,7 +137,7 @@ def _job_settings(work: WorkFolder) -> Iterator[None]:
             delete_checkpoint_on_success=False,
             checkpoint_manager_cls=NothingToFilter,
         )
-        with DataContext.current(context), _quiet_logger("ray.data"):
+        with DataContext.current(context):
             yield
 
 

@@ -23,6 +23,7 @@ from bestiary.cluster.picture_list import ListSummary
 from bestiary.errors import IntegrityError, MachineError, UserError, import_optional
 from bestiary.files import read_json, write_json
 from bestiary.inference.resume_record import iter_differences
+from bestiary.text import printable
 
 SUFFIX = ".cluster"
 PART_SUFFIX = ".jsonl"
@@ -68,7 +69,11 @@ class WorkFolder:
         return self.path / "job.json"
 
     def create(self) -> None:
-        """Create the folder, without a job; raises MachineError if it cannot be written."""
+        """Create the folder, without a job; raises MachineError if it cannot be written, UserError for its name."""
+        if printable(str(self.path)) != str(self.path):
+            raise UserError(
+                f"The path {printable(str(self.path))} is not UTF-8, as --cluster needs. Choose another name."
+            )
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(self.staging, ignore_errors=True)

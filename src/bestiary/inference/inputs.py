@@ -34,9 +34,10 @@ def find_pictures(paths: Iterable[Path], path_list: BinaryIO, skipped: Counter[s
         if path == LIST:
             yield from read_path_list(path_list)
         elif os.path.isdir(path):  # noqa: PTH112 - unlike Path.is_dir, it does not raise for names that are too long
-            pictures = sorted(_iter_pictures_below(path, skipped))
-            if not pictures:
+            pictures = _iter_pictures_below(path, skipped)
+            if (first := next(pictures, None)) is None:
                 raise SourceError(f"There are no pictures in {path}. {describe_skipped(skipped)}".rstrip())
+            yield first
             yield from pictures
         elif glob.has_magic(str(path)) and not os.path.exists(path):  # noqa: PTH110 - as above
             yield from _iter_matches(str(path))
@@ -71,24 +72,26 @@ def _decode_path(name: bytes) -> Path:
 
 
 def _iter_pictures_below(folder: Path, skipped: Counter[str]) -> Iterator[Path]:
-    """Yield the pictures at any depth; symbolic links to folders are not followed, so there are no loops."""
+    """Yield the pictures at any depth in the order of their paths, with the names of one folder at a time in memory.
 
-    def raise_error(error: OSError) -> None:
-        raise SourceError(f"The folder {error.filename} cannot be listed: {error.strerror}.")
-
-    for parent, folders, names in os.walk(folder, onerror=raise_error):
-        visible = [name for name in folders if not _is_hidden(name)]
-        skipped[HIDDEN] += len(folders) - len(visible)
-        skipped[LINKED] += sum(Path(parent, name).is_symlink() for name in visible)
-        folders[:] = visible
-        for name in names:
-            path = Path(parent, name)
-            if _is_hidden(name):
-                skipped[HIDDEN] += 1
-            elif path.suffix.lower() not in SUFFIXES:
-                skipped[NO_PICTURE] += 1
-            else:
-                yield path
+    Symbolic links to folders are not followed, so there are no loops.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted((Path(entry.name), entry.is_dir(), entry.is_symlink()) for entry in entries)
+    except OSError as error:
+        raise SourceError(f"The folder {error.filename} cannot be listed: {error.strerror}.") from None
+    for name, is_folder, is_link in names:
+        if _is_hidden(str(name)):
+            skipped[HIDDEN] += 1
+        elif is_folder and is_link:
+            skipped[LINKED] += 1
+        elif is_folder:
+            yield from _iter_pictures_below(folder / name, skipped)
+        elif name.suffix.lower() not in SUFFIXES:
+            skipped[NO_PICTURE] += 1
+        else:
+            yield folder / name
 
 
 def _is_hidden(name: str) -> bool:
