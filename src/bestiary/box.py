@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -71,7 +72,17 @@ class Crop:
     part: Part
 
 
-PictureFile = Path | Crop  # a file, or a part of one
+class StoredPicture(ABC):
+    """A picture that is no file of this computer, but an object in a bucket, for example: read when it is decoded."""
+
+    name: str  # a URI, or another text that identifies it
+
+    @abstractmethod
+    def read(self, max_bytes: int) -> bytes:
+        """Return its bytes. Raises PictureError, with its name, if it cannot be read or has more than `max_bytes`."""
+
+
+PictureFile = Path | Crop | StoredPicture  # a file, a part of one, or what stands for a file
 
 
 def box_fields(box: Box | None) -> dict[str, float | str | None]:
@@ -157,8 +168,15 @@ def content_key(file_sha256: str, region: Region | None) -> str:
 
 
 def path_of(file: PictureFile) -> Path:
-    """Return the path of a file or of the file of a crop."""
+    """Return the path of a file or of the file of a crop; of a stored picture a path that does not exist."""
+    if isinstance(file, StoredPicture):
+        return Path(file.name)
     return file.path if isinstance(file, Crop) else file
+
+
+def name_of(file: PictureFile) -> str:
+    """Return the path of a file or of the file of a crop, or the name of a stored picture, as text."""
+    return file.name if isinstance(file, StoredPicture) else str(path_of(file))
 
 
 def format_reference(path: str, region: Region | None) -> str:

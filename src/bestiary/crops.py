@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from bestiary.box import Part, PictureFile, Region, find_region
+from bestiary.box import Crop, Part, PictureFile, Region, find_region
 from bestiary.decode_rules import RULES, DecodeRules
 from bestiary.errors import PictureError
 from bestiary.jpeg import JPEG_START, part_scale
@@ -106,8 +106,9 @@ def decode_file(
 
     Raises PictureError as `open_picture` does, and for a box that is not in the picture.
     """
-    if isinstance(file, Path):
-        return open_picture(file, at_least=at_least, limits=limits, rules=rules).image
+    if not isinstance(file, Crop):
+        source = file if isinstance(file, Path) else file.read(limits.max_bytes)
+        return open_picture(source, at_least=at_least, limits=limits, rules=rules).image
     picture = open_for_parts(file.path, [file.part], lambda *size: min(at_least, *size), limits, rules)
     return cut_region(picture, part_region(picture, file.part, str(file.path)))
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from bestiary.errors import MachineError, RunError, UserError
+from bestiary.errors import MachineError, RunError, SourceError, UserError
 from bestiary.text import hide_passwords
 
 URL_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:[/\\]")  # two letters or more: C:/ is a drive
@@ -47,6 +47,15 @@ def require_local_path(path: Path) -> None:
     """Raise UserError if an output looks like a URL: as a path it would be a folder named `s3:`."""
     if URL_SCHEME.match(str(path)):
         raise UserError(f"{hide_passwords(str(path))} looks like a URL; expected a file or folder on this computer.")
+
+
+def require_local_source(path: Path) -> None:
+    """Raise SourceError, without repeating what may be a secret, if pictures are named by a URI, which was not read."""
+    if match := URL_SCHEME.match(str(path)):
+        raise SourceError(
+            f"{match[0][:-1]}// … is a URI; expected a folder, an archive or a table of this computer. Copy the"
+            " pictures here, or mount them as a folder. Only the command `bestiary predict` reads URIs."
+        )
 
 
 def is_occupied(path: Path, *, ignore: Container[str] = ()) -> bool:

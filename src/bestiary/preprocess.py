@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from bestiary.array_types import Pixels
-from bestiary.box import Crop, PictureFile, Region, content_key
+from bestiary.box import Crop, PictureFile, Region, StoredPicture, content_key, path_of
 from bestiary.crops import cut_parts
 from bestiary.decode_rules import RULES, DecodeRules
 from bestiary.errors import PictureError, SourceError
@@ -49,7 +49,7 @@ class VerifiedFile:
     def of(cls, file: PictureFile, sha256: str) -> VerifiedFile:
         """Return the verified file of a path, or of a crop, whose region must be in pixels."""
         if not isinstance(file, Crop):
-            return cls(file, sha256)
+            return cls(path_of(file), sha256)
         assert isinstance(file.part, Region), "a measured crop has a region in pixels"
         return cls(file.path, sha256, file.part)
 
@@ -114,8 +114,8 @@ def _region(source: Source) -> Region | None:
     return source.region if isinstance(source, VerifiedFile) else None
 
 
-Source = Path | Crop | bytes | VerifiedFile | Pixels | Image.Image
-KINDS = (Path, Crop, bytes, VerifiedFile, np.ndarray, Image.Image)
+Source = Path | Crop | StoredPicture | bytes | VerifiedFile | Pixels | Image.Image
+KINDS = (Path, Crop, StoredPicture, bytes, VerifiedFile, np.ndarray, Image.Image)
 
 
 @dataclass(frozen=True)
@@ -142,6 +142,12 @@ class Preprocessing:
                 raise pixels
             return pixels
         assert not isinstance(source, Crop)
+        if isinstance(source, StoredPicture):
+            content = source.read(self.limits.max_bytes)
+            try:
+                return self._load(content)
+            except PictureError as error:
+                raise PictureError(message_with_filename(error, source.name), check=error.check) from None
         if not isinstance(source, VerifiedFile):
             return self._load(source)
         try:

@@ -44,10 +44,12 @@ FORMAT_HELP = (
     " ' (any other text)."
 )
 PATHS_HELP = (
-    'Pictures, folders, patterns ("new/**/*.jpg"), or - for stdin; for a model trained with --crop boxes, a file with'
-    " boxes of pictures, such as MegaDetector results."
+    'Pictures, folders, patterns ("new/**/*.jpg"), or - for stdin; URIs (s3://, gs://, hdfs://); for a model trained'
+    " with --crop boxes, a file with boxes of pictures, such as MegaDetector results."
 )
-OUT_HELP = "Write into this file: .jsonl, .csv or .parquet, or as --format says; camtrap-dp: a folder."
+OUT_HELP = (
+    "Write into this file: .jsonl, .csv or .parquet, or as --format says; camtrap-dp: a folder. A URI is uploaded to."
+)
 TABLE_HELP = (
     "Predict the pictures that this CSV lists (commas, semicolons or tabs; column path, file_name, File …), in the"
     " folder PATH. With --out FILE.csv its rows keep their columns. --columns path=…,time=…,box=… names columns."
@@ -73,13 +75,13 @@ EXAMPLES = (
 @app.command(cls=CommandWithExamples, epilog=EXAMPLES)
 def predict(
     run: RunPath,
-    paths: Annotated[
-        list[Path],
+    named: Annotated[
+        list[str],
         typer.Argument(metavar="PATH…", help=PATHS_HELP),
     ],
     form: Annotated[Format | None, typer.Option("--format", help=FORMAT_HELP)] = None,
     top: Annotated[int, typer.Option(min=1, help="Number of labels to show in a table.")] = 1,
-    out: Annotated[Path | None, typer.Option(help=OUT_HELP)] = None,
+    output: Annotated[str | None, typer.Option("--out", metavar="PATH", help=OUT_HELP)] = None,
     table: Annotated[Path | None, typer.Option(metavar="FILE", help=TABLE_HELP)] = None,
     columns: ColumnsOption = None,
     pictures_folder: PicturesFolder = None,
@@ -106,6 +108,7 @@ def predict(
     as_json: AsJson = False,
 ) -> None:
     """Predict the labels of pictures, or "unknown"."""
+    from bestiary.cli import remote
     from bestiary.cli.boxes import read_boxes, read_table
     from bestiary.group_rules import TIME
     from bestiary.inference import heatmap, inputs, link_folders, writers
@@ -117,6 +120,9 @@ def predict(
     from bestiary.locks import output_lock
     from bestiary.progress import make_reporter
 
+    paths, uris = remote.split_uris(named)
+    out, output_uri = remote.locate_output(output)
+    check_uri_options(uris, output_uri, table, group, heatmaps, link_into, form)
     if cluster is not None:
         from bestiary.cluster.connection import check_address
         from bestiary.cluster.predict import iter_predictions, publish_output, run_job, start_job
@@ -130,14 +136,17 @@ def predict(
     events = choose_event_file(events, out, form, as_json=as_json, resume=resume) if group is not None else None
     if link_into is not None and not resume:
         link_folders.require_empty_folder(link_into)
+    output_name = remote.describe_output(out, output_uri)
     skipped, counts = Counter[str](), Counter[str]()
     listed = None if table is None else read_table(run, table, _single_folder(paths), columns, pictures_folder)
-    boxes = None if listed is not None else read_boxes(run, paths, columns, pictures_folder)
+    boxes = None if listed is not None or uris else read_boxes(run, paths, columns, pictures_folder)
     has_boxes = boxes is not None or (listed is not None and listed.has_boxes)
     if has_boxes and link_into is not None:
         raise UserError("--link-into makes links to whole pictures. Leave it out for boxes.")
     pictures: Iterable[PictureFile] = inputs.find_pictures(paths, sys.stdin.buffer, skipped)
-    if boxes is not None:
+    if uris:
+        pictures = remote.iter_remote_pictures(uris, skipped)
+    elif boxes is not None:
         pictures = boxes.files
     elif listed is not None:
         pictures = listed.iter_files()
@@ -158,7 +167,10 @@ def predict(
     if heatmaps is not None and (reason := predictor.bundle.explain_no_heatmap()):
         raise UserError(f"{reason} Leave --heatmaps out.")
     bound = None if sets is None else conformal_threshold(predictor.bundle.sets, sets)
-    with output_lock(out, events, heatmaps, link_into):
+    with (
+        remote.upload_afterwards(output_uri, resume=resume or cluster is not None),
+        output_lock(out, events, heatmaps, link_into),
+    ):
         if link_into is not None and not resume:
             link_folders.require_empty_folder(link_into)  # again: another process may have filled it
         digest = boxes.digest if boxes is not None else listed.digest if listed is not None and has_boxes else None
@@ -175,8 +187,8 @@ def predict(
         if cluster is not None and out is not None:
             job = start_job(out, sources, list_job_conditions(conditions, conversion, form, predictor.engine_name))
             if job.is_finished:
-                notices.info(f"{out} is complete, with {job.count:,} pictures. Nothing was changed.")
-                print_json({"answers": str(out)}) if as_json else typer.echo(out)
+                notices.info(f"{output_name} is complete, with {job.count:,} pictures. Nothing was changed.")
+                print_json({"answers": output_name}) if as_json else typer.echo(output_name)
                 return
         with contextlib.nullcontext() if job is None else publish_output(job):
             staging = None if job is None else job.work.staging
@@ -193,7 +205,9 @@ def predict(
                 if file is not None:
                     total = file.count_pending(sources) if isinstance(sources, list) else None
                     sources = file.pending(sources)
-                stream = predictor.predict_many(sources)
+                stream = predictor.predict_many(
+                    remote.read_ahead(sources, predictor.bundle.max_bytes) if uris else sources
+                )
             title, is_long = ("Predicting", is_bulk) if job is None else ("Writing the predictions", True)
             with make_reporter(quiet=quiet or not is_long).progress(title, total) as advance:
                 predictions = writers.count_progress(stream, advance)
@@ -233,8 +247,24 @@ def predict(
         raise SourceError(_no_readable_message(counts.total()))
     if out is not None:
         reporter.info(_format_counts(counts, has_boxes=boxes is not None))
-        written = {"answers": str(out)} | ({} if events is None else {"events": str(events)})
+        written = {"answers": output_name} | ({} if events is None else {"events": str(events)})
         print_json(written) if as_json else typer.echo("\n".join(written.values()))
+
+
+def check_uri_options(
+    uris: Sequence[str],
+    output_uri: str | None,
+    table: Path | None,
+    group: str | None,
+    heatmaps: Path | None,
+    link_into: Path | None,
+    form: Format | None,
+) -> None:
+    """Raise UserError for an option that does not go with URIs."""
+    from bestiary.cli import remote
+
+    options = {"--table": table, "--group": group, "--heatmaps": heatmaps, "--link-into": link_into}
+    remote.check_uri_options(uris, output_uri, options | {f"--format {form}": form == Format.camtrap_dp})
 
 
 def check_cluster_options(

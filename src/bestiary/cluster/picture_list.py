@@ -12,8 +12,12 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
-from bestiary.box import Box, Crop, PictureFile, Region
+from bestiary.box import Box, Crop, PictureFile, Region, StoredPicture
+
+if TYPE_CHECKING:
+    from bestiary.cluster.remote_files import PictureRow
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,12 @@ def read_piece(path: str, piece: ListPiece) -> list[str]:
 
 
 def format_picture(picture: PictureFile) -> str:
-    """Return a picture as one line of JSON: its path, and the part of it that is looked at."""
+    """Return a picture as one line of JSON: its path, and the part of it that is looked at; of a URI its row."""
+    if isinstance(picture, StoredPicture):
+        from bestiary.cluster.remote_files import RemotePicture
+
+        assert isinstance(picture, RemotePicture), "a picture that any node can read"
+        return json.dumps(picture.row)
     if not isinstance(picture, Crop):
         return json.dumps([os.fspath(picture)])
     part = picture.part
@@ -83,7 +92,12 @@ def parse_picture(line: str) -> PictureFile:
     Crop(path=PosixPath('a.jpg'), part=Box(left=0.1, top=0.2, width=0.3, height=0.4, unit='fraction', \
 picture_size=(8, 9), confidence=None))
     """
-    path, *parts = json.loads(line)
+    values = json.loads(line)
+    if isinstance(values, dict):
+        from bestiary.cluster.remote_files import RemotePicture
+
+        return RemotePicture(cast("PictureRow", values))
+    path, *parts = values
     if not parts:
         return Path(path)
     [numbers] = parts

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow
 
-from bestiary.box import path_of
+from bestiary.box import PictureFile, StoredPicture, path_of
 from bestiary.cluster.picture_list import parse_picture
 from bestiary.cluster.ray_data import make_rows
+from bestiary.cluster.remote_files import prefetch
 from bestiary.inference.predictor import EngineName, Predictor
 from bestiary.inference.resume_record import read_state
 
@@ -60,7 +61,9 @@ class PredictionWorker:
         batch_size = self._predictor.batch_size
         slots = list(iter_slots(ids, batch_size, self._model.count))
         states = [read_state(path_of(picture)) for picture in pictures]
-        sources = [PLACEHOLDER if row is None else pictures[row] for row in slots]
+        sources: Iterable[PictureFile | bytes] = [PLACEHOLDER if row is None else pictures[row] for row in slots]
+        if any(isinstance(picture, StoredPicture) for picture in pictures):
+            sources = prefetch(sources, self._predictor.bundle.max_bytes)
         predictions = self._predictor.predict_many(sources, batch_size=batch_size)
         answers = [prediction for row, prediction in zip(slots, predictions, strict=True) if row is not None]
         return [

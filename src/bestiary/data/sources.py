@@ -32,7 +32,7 @@ from bestiary.data.label_map import ClassNaming, find_label, match_folders, warn
 from bestiary.data.nested_folders import FolderContents, describe_contents, nested_notices
 from bestiary.data.notices import SOURCE_FORMAT, UNUSED_COLUMN, SourceNotice
 from bestiary.errors import SourceError
-from bestiary.files import cache_folder
+from bestiary.files import cache_folder, require_local_source
 from bestiary.progress import Reporter, SilentReporter
 from bestiary.text import format_names, printable
 
@@ -156,6 +156,7 @@ def report_notices(notices: Sequence[SourceNotice], reporter: Reporter) -> None:
 
 
 def _list_source(source: Path, reading: FolderReading, options: ReadOptions, context: Context) -> PictureList:
+    require_local_source(source)
     if not os.path.exists(webdataset.expand_shards(source)[0]):  # noqa: PTH110 - Path.exists raises for names that are too long
         raise SourceError(f"There is nothing at {source}. Pass a folder with one folder of pictures per class.")
     if not is_text(source.absolute()):

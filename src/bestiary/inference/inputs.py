@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 from bestiary.box import PictureFile, path_of
 from bestiary.errors import SourceError
+from bestiary.files import require_local_source
 from bestiary.picture_formats import PICTURE_SUFFIXES
 from bestiary.text import describe_skipped
 
@@ -41,6 +42,7 @@ def find_pictures(paths: Iterable[Path], path_list: BinaryIO, skipped: Counter[s
         elif glob.has_magic(str(path)) and not os.path.exists(path):  # noqa: PTH110 - as above
             yield from _iter_matches(str(path))
         else:
+            require_local_source(path)
             yield path
 
 

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
-from bestiary.box import PictureFile, path_of
+from bestiary.box import PictureFile, name_of, path_of
 from bestiary.errors import MachineError, UserError, import_optional
 from bestiary.files import atomic_path
 from bestiary.inference import writers, written_predictions
@@ -85,11 +85,11 @@ class PredictionFile:
         The state of each is recorded as it is when it is yielded: pass them on one by one, and predict at once.
         """
         for source in sources:
-            path = path_of(source)
-            if self._written[key := printable(str(path))]:
+            name = name_of(source)
+            if self._written[key := printable(name)]:
                 self._written[key] -= 1
             else:
-                self._states[str(path)] = read_state(path) if self._record is not None else None
+                self._states[name] = read_state(path_of(source)) if self._record is not None else None
                 yield source
 
     def note_state(self, path: str, state: PictureState) -> None:
@@ -98,7 +98,7 @@ class PredictionFile:
 
     def count_pending(self, sources: Iterable[PictureFile]) -> int:
         """Return how many of the sources have no prediction in the file; before `pending` is called."""
-        return (Counter(printable(str(path_of(source))) for source in sources) - self._written).total()
+        return (Counter(printable(name_of(source)) for source in sources) - self._written).total()
 
     def write(self, predictions: Iterable[Prediction]) -> None:
         """Write each prediction; those written stay in the file if the process is killed."""

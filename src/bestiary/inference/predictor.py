@@ -13,7 +13,7 @@ import numpy as np
 
 from bestiary.array_types import Float32s, Pixels
 from bestiary.batches.decoding import PICTURES_AHEAD, DecodedImage, decode_ahead, iter_batches
-from bestiary.box import BOX_PICTURE_SIZE, Box, Crop, box_fields
+from bestiary.box import BOX_PICTURE_SIZE, Box, Crop, StoredPicture, box_fields
 from bestiary.class_thresholds import BELOW_THRESHOLD, explain_unknown, least_probabilities
 from bestiary.costs import choose_labels
 from bestiary.errors import InputError, RunError, import_optional
@@ -241,6 +241,8 @@ class Predictor:
 def _name_source(source: Source | str) -> Named:
     if isinstance(source, Crop):
         return str(source.path), source.part if isinstance(source.part, Box) else None
+    if isinstance(source, StoredPicture):
+        return source.name, None
     return str(source) if isinstance(source, str | Path) else None, None
 
 
