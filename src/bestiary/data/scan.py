@@ -67,15 +67,19 @@ def unmeasured_paths(listing: PictureList, limits: DecodeLimits, context: Contex
 
 
 def _listed_files(listing: PictureList) -> pl.DataFrame:
-    rows = [
-        *(
+    """Return the table of listed files, some hundred rows at a time: as tuples, a million take a gigabyte."""
+    rows = itertools.chain(
+        (
             (str(p.path.absolute()), str(p.box or ""), p.label, p.split, p.group, p.site, p.time)
             for p in listing.pictures
         ),
-        *((file.path, "", file.label, None, None, None, None) for file in listing.unusable),
-    ]
+        ((file.path, "", file.label, None, None, None, None) for file in listing.unusable),
+    )
     schema = dict.fromkeys(LISTED_COLUMNS, pl.String)
-    return pl.DataFrame(rows, schema=schema, orient="row").with_row_index("row_id")
+    tables = [pl.DataFrame(schema=schema)]
+    while chunk := list(itertools.islice(rows, GROUP_ROWS)):
+        tables.append(pl.DataFrame(chunk, schema=schema, orient="row"))
+    return pl.concat(tables, rechunk=True).with_row_index("row_id")
 
 
 def measure_files(
