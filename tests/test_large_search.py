@@ -1,13 +1,10 @@
 """Near-duplicates among more pictures than can all be compared: bounded work, the same pairs in memory and on disk."""
 
-from pathlib import Path
-
 import numpy as np
 import polars as pl
 import pytest
 from numpy.typing import NDArray
 
-from bestiary.batches.feature_matrix import DiskMatrix
 from bestiary.data import hamming_search, thumbnail_rows, view_proposals
 from bestiary.data.duplicates import find_duplicate_pairs
 from bestiary.data.hamming_search import find_near_pairs
@@ -80,13 +77,21 @@ def test_pairs_are_equal_with_any_threads_and_with_thumbnails_on_disk(monkeypatc
     np.testing.assert_array_equal(find_duplicate_pairs(pictures, 40, threads=2), pairs)
 
 
-def test_pictures_that_all_look_alike_have_a_bounded_number_of_candidates(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_thumbnails_on_disk_are_indexed_as_an_array() -> None:
+    thumbnails = np.random.default_rng(0).integers(0, 256, (50, 32, 32), np.uint8)
+    file = thumbnail_rows.ThumbnailFile()
+    file.append(thumbnails[:20])
+    file.append(thumbnails[20:])
+    assert len(file) == 50
+    for rows in (slice(10, 60), slice(0, 0), np.array([7, 8, 9, 3, 3, 49]), np.zeros(0, np.int64)):
+        np.testing.assert_array_equal(file[rows], thumbnails[rows])
+
+
+def test_pictures_that_all_look_alike_have_a_bounded_number_of_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(0)
     alike = draw_scenes(2)[0] + random.normal(0, 1, (600, 32, 32))
-    thumbnails = DiskMatrix(tmp_path, 1024, np.uint8)
-    thumbnails.append(alike.clip(0, 255).astype(np.uint8).reshape(600, -1))
+    thumbnails = thumbnail_rows.ThumbnailFile()
+    thumbnails.append(alike.clip(0, 255).astype(np.uint8))
     ranked: list[int] = []
     rank = view_proposals._rank_candidates
 

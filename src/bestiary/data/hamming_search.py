@@ -186,9 +186,10 @@ def _sort_long_runs(key: Keys, words: Bits, rows: Ints, sample: Ints) -> Ints:
     key: uint32 (n,), sorted; rows: int64 (n,), of `words`, which have these keys. Neighbours in a long run then agree
     in more bits than others.
     """
-    starts = np.flatnonzero(np.diff(key, prepend=key[0] + np.uint32(1)))
-    run = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(key)))
-    is_long = np.diff(starts, append=len(key))[run] > MAX_MATCHES
+    starts = np.flatnonzero(np.concatenate([[True], key[1:] != key[:-1]]))
+    sizes = np.diff(starts, append=len(key))
+    run = np.repeat(np.arange(len(starts)), sizes)
+    is_long = sizes[run] > MAX_MATCHES
     order = np.arange(len(key))
     long = order[is_long]
     further = np.zeros(len(long), np.uint16)

@@ -28,13 +28,13 @@ PROPOSED_BITS, MIN_CORRELATION = 10, 0.9
 # With 47 partitions, a pair that differs in 8 of 63 bits agrees in no sample with probability 0.01, in 10 bits 0.2.
 PARTITIONS, SAMPLES = len(VIEWS) - 1, 3
 MAX_MATCHES = 8  # of a picture's view in one sample
-ENOUGH = 64  # candidates of a picture in all its views: no more are searched
+ENOUGH = 128  # candidates of a picture in all its views: of a million photographs, chance gives it some 70
 PROPOSALS_OF_A_VIEW = 6  # the best of a picture in one view
 VIEWS_OF_A_PAIR = 2  # the best: a copy is near in nine views
 MIN_PROPOSALS, PROPOSALS_PER_PICTURE = 500_000, 0.5  # the best of all views are registered
 KEY_BITS, RUN_SCALE = 21, 256  # of a table of a sample: beyond, it does not fit into the processor's cache
 ROWS_AT_ONCE, RANKED_AT_ONCE, CORRELATED_AT_ONCE = 32_768, 16_384, 100_000
-HASHED_AT_ONCE, VIEWS_AT_ONCE = 512, 8  # one matrix product for several views is twice as fast
+HASHED_AT_ONCE, VIEWS_AT_ONCE = 512, 4  # one matrix product for several views is twice as fast
 
 
 def propose_in_samples(
@@ -96,7 +96,7 @@ def _hash_views(thumbnails: Thumbnails, threads: int) -> npt.NDArray[np.uint64]:
 
     def hash_rows(start: int) -> None:
         rows = slice(start, start + HASHED_AT_ONCE)
-        chunk = np.asarray(thumbnails[rows]).reshape(-1, len(waves[0])).astype(np.float32)
+        chunk = thumbnails[rows].reshape(-1, len(waves[0])).astype(np.float32)
         for block, weights in zip(blocks, waves, strict=True):
             low = np.round(chunk @ weights, 1).reshape(-1, LOW_SIDE**2 - 1)
             hashes[block, rows] = hash_low_frequencies(low).reshape(len(chunk), -1).T

@@ -13,7 +13,7 @@ from bestiary.data import hamming_search
 from bestiary.data.copy_changes import CopyChange
 from bestiary.data.hamming_search import Bits
 from bestiary.data.registration import MAX_COLOUR, colour_difference, content_difference, has_detail, register
-from bestiary.data.thumbnail_rows import Thumbnails, as_thumbnails
+from bestiary.data.thumbnail_rows import Thumbnails
 from bestiary.data.view_proposals import PROPOSALS_OF_A_VIEW, correlate, keep_best, propose_in_samples
 from bestiary.data.views import LOW_SIDE, VIEWS, WHOLE, View, hash_low_frequencies, low_frequencies
 from bestiary.machine import single_blas_thread
@@ -39,7 +39,7 @@ def find_view_pairs(
 ) -> Ints:
     """Return pairs of copies, int64 (pairs, 4): i < j, differing bits, changes (`CopyChange`); each pair once.
 
-    thumbnails: uint8 (n, 32, 32), or rows of 1,024 on disk. group: int64 (n,); pictures of one group are not compared.
+    thumbnails: uint8 (n, 32, 32), in memory or on disk. group: int64 (n,); pictures of one group are not compared.
     colours: uint8 (n, 8, 8, 2), Cb and Cr, or None. Pairs whose aligned thumbnails differ have ROUGH among their
     changes. The bits are those of the view's hash, scaled to 256. Of several views that confirm a pair equally well,
     the plainest is taken.
@@ -90,7 +90,7 @@ def _confirm_pairs(thumbnails: Thumbnails, colours: Pixels | None, view: View, p
 
 
 def _confirm_chunk(thumbnails: Thumbnails, colours: Pixels | None, view: View, proposed: Ints) -> tuple[Ints, Float32s]:
-    fixed, moving = (as_thumbnails(thumbnails[proposed[:, end]]) for end in (0, 1))
+    fixed, moving = (thumbnails[proposed[:, end]] for end in (0, 1))
     registration = register(fixed, moving, view)
     is_copy = registration.scores >= view.min_score
     pairs, warps = np.column_stack([proposed, registration.changes(view)])[is_copy], registration.warps[is_copy]

@@ -116,7 +116,7 @@ WHOLE = VIEWS[0]
 def low_frequencies(thumbnails: Thumbnails, view: View) -> Float32s:
     """Return the lowest frequencies of one view of each thumbnail, without the mean, float32 (n, 63).
 
-    thumbnails: uint8 (n, 32, 32) or (n, 1024). Where a view reaches beyond the picture, the edge is continued.
+    thumbnails: uint8 (n, 32, 32). Where a view reaches beyond the picture, the edge is continued.
     """
     waves = _view_waves(view)
     low = np.empty((len(thumbnails), LOW_SIDE**2 - 1), np.float32)
