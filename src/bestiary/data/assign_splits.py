@@ -217,7 +217,7 @@ def _has_groups(pictures: pl.DataFrame) -> bool:
 
 def _splits_by_label(usable: pl.DataFrame) -> dict[str, list[str]]:
     """Return the splits in which each label has pictures: the table is read once, however many labels there are."""
-    return dict(usable.group_by("label").agg(pl.col("split").unique()).iter_rows())
+    return dict(usable.group_by("label", maintain_order=True).agg(pl.col("split").unique()).iter_rows())
 
 
 def _existing_split(usable: pl.DataFrame, candidates: pl.DataFrame, data: DataConfig, seed: int) -> pl.Series:
