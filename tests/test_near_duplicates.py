@@ -13,15 +13,16 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from bestiary.context import Context
-from bestiary.data import audit, duplicates, hamming_search, view_search
+from bestiary.data import audit, duplicates, hamming_search, thumbnail_rows, view_search
 from bestiary.data.copy_changes import CopyChange
-from bestiary.data.duplicates import connected_groups, find_duplicate_pairs, unpack_thumbnails
+from bestiary.data.duplicates import connected_groups, find_duplicate_pairs
 from bestiary.data.hamming_search import find_near_pairs, hash_bits
 from bestiary.data.label_map import label_map
 from bestiary.data.measure import measure_file
 from bestiary.data.registration import Registration, register
 from bestiary.data.scan import scan_pictures
 from bestiary.data.sources import list_sources
+from bestiary.data.thumbnail_rows import unpack_thumbnails
 from bestiary.data.views import STRETCH_SCORE, VIEWS, WHOLE, View, hash_low_frequencies, low_frequencies
 from bestiary.demo.dataset import draw_creature
 from bestiary.picture import LIMITS
@@ -253,6 +254,7 @@ def test_thumbnails_that_are_gathered_in_chunks_give_the_same_pairs(
     measured = measured_of(tmp_path, [*images, *(mirror(image) for image in images)])
     pairs = find_duplicate_pairs(measured, 40)
     monkeypatch.setattr(duplicates, "PAIRS_AT_ONCE", 3)
+    monkeypatch.setattr(thumbnail_rows, "ROWS_AT_ONCE", 3)
     np.testing.assert_array_equal(find_duplicate_pairs(measured, 40), pairs)
     assert len(pairs) == 5
 

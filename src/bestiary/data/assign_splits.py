@@ -194,17 +194,19 @@ def _split_stratified(candidates: pl.DataFrame, split_fractions: Mapping[str, fl
     items = _split_items(candidates.with_columns(label="dealt_as"))
     splits = pl.Series("split", stratified_group_split_unchecked(items, split_fractions, seed=seed))
     usable = candidates.with_columns(splits).filter(pl.col("error").is_null())
-    labels = sorted(usable["label"].unique())
+    labels, present = sorted(usable["label"].unique()), _splits_by_label(usable)
     for label in labels:
-        if missing_splits(_splits_of_label(usable, label), split_fractions):
+        if missing_splits(present[label], split_fractions):
             inside = usable["group"].is_in(usable.filter(pl.col("label") == label)["group"].implode())
             own = _split_items(usable.filter(inside).with_columns(label=pl.lit(label)))
             again = stratified_group_split_unchecked(own, split_fractions, seed=seed)
             usable = usable.with_columns(usable["split"].scatter(inside.arg_true(), again))
+            present = _splits_by_label(usable)
     for label in labels:
-        groups = usable.filter(pl.col("label") == label)["group"].n_unique()
-        own_splits = _splits_of_label(usable, label)
-        require_all_splits(label, own_splits, groups, split_fractions, has_groups=_has_groups(usable))
+        if missing_splits(present[label], split_fractions):
+            rows = usable.filter(pl.col("label") == label)
+            groups, has_groups = rows["group"].n_unique(), _has_groups(usable)
+            require_all_splits(label, rows["split"].to_list(), groups, split_fractions, has_groups=has_groups)
     return usable
 
 
@@ -213,8 +215,9 @@ def _has_groups(pictures: pl.DataFrame) -> bool:
     return any(name in pictures.columns and pictures[name].count() > 0 for name in ("given_group", "site"))
 
 
-def _splits_of_label(usable: pl.DataFrame, label: str) -> list[str]:
-    return usable.filter(pl.col("label") == label)["split"].to_list()
+def _splits_by_label(usable: pl.DataFrame) -> dict[str, list[str]]:
+    """Return the splits in which each label has pictures: the table is read once, however many labels there are."""
+    return dict(usable.group_by("label", maintain_order=True).agg(pl.col("split").unique()).iter_rows())
 
 
 def _existing_split(usable: pl.DataFrame, candidates: pl.DataFrame, data: DataConfig, seed: int) -> pl.Series:

@@ -21,8 +21,8 @@ from bestiary.array_types import Floats, Ints, Pixels
 from bestiary.box import PictureFile
 from bestiary.context import Context
 from bestiary.data.copy_changes import CONTENT, TRANSFORMED, CopyChange
-from bestiary.data.duplicates import unpack_thumbnails
 from bestiary.data.registration import MAX_COLOUR, colour_difference, content_difference, refine, register
+from bestiary.data.thumbnail_rows import unpack_thumbnails
 from bestiary.data.views import VIEWS, View
 from bestiary.errors import PictureError
 from bestiary.picture import DecodeLimits

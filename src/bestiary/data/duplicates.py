@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from bestiary.array_types import Ints, Pixels
+from bestiary.array_types import Ints
 from bestiary.context import Context
 from bestiary.data import hamming_search
 from bestiary.data.copy_changes import CopyChange
-from bestiary.data.measure import COLOUR_SIDE, THUMBNAIL_SIDE
 from bestiary.data.registration import MAX_COLOUR, colour_difference, content_difference, has_detail, register
+from bestiary.data.thumbnail_rows import gather_colours, gather_thumbnails, unpack_colours, unpack_thumbnails
 from bestiary.data.view_search import find_view_pairs
 from bestiary.data.views import TURNED
 from bestiary.progress import Advance, ignore_steps
@@ -40,20 +40,17 @@ def find_duplicate_pairs(
     usable = pictures["error"].is_null().arg_true().to_numpy()
     columns = [name for name in ("sha256", "phash", "thumbnail", "colours") if name in pictures.columns]
     readable = pictures.select(columns)[usable]
-    equal = equal_digest_pairs(readable["sha256"].to_list())
+    equal = equal_digest_pairs(readable["sha256"])
     if near_bits is None or len(usable) < 2:
         return _reindex_pairs(_add_changes_column(equal), usable)
     files = np.setdiff1d(np.arange(len(usable)), equal[:, 1])  # the first of equal files
-    phashes = readable["phash"].gather(files).to_list()
+    phashes = readable["phash"].gather(files)
     same_hash = equal_digest_pairs(phashes)
     distinct = np.setdiff1d(np.arange(len(files)), same_hash[:, 1])  # the first of equal hashes
-    near = hamming_search.find_near_pairs(
-        hamming_search.hash_bits([phashes[index] for index in distinct]), near_bits, threads=threads
-    )
-    thumbnails = _gather_thumbnails(readable["thumbnail"], files[distinct])
-    colours = None
-    if "colours" in readable.columns:
-        colours = unpack_colours(readable["colours"].gather(files[distinct]).to_list())
+    bits = hamming_search.hash_bits(phashes.gather(distinct))
+    near = hamming_search.find_near_pairs(bits, near_bits, threads=threads)
+    thumbnails = gather_thumbnails(readable["thumbnail"], files[distinct])
+    colours = gather_colours(readable["colours"], files[distinct]) if "colours" in readable.columns else None
     groups = connected_groups(len(distinct), near)
     by_view = find_view_pairs(thumbnails, groups, colours, threads=threads, advance=advance)
     by_hash = np.concatenate([_reindex_pairs(near, distinct), same_hash])
@@ -86,25 +83,6 @@ def remembered_duplicate_pairs(
     return pairs
 
 
-def unpack_thumbnails(packed: Sequence[bytes]) -> Pixels:
-    """Return thumbnails as `ImageMeasurements` stores them as uint8 (n, 32, 32)."""
-    return np.frombuffer(b"".join(packed), np.uint8).reshape(-1, THUMBNAIL_SIDE, THUMBNAIL_SIDE)
-
-
-def _gather_thumbnails(column: pl.Series, rows: npt.NDArray[np.integer]) -> Pixels:
-    """Return the thumbnails of these rows, uint8 (n, 32, 32), some at a time: a list of all takes as much memory."""
-    thumbnails = np.empty((len(rows), THUMBNAIL_SIDE, THUMBNAIL_SIDE), np.uint8)
-    for start in range(0, len(rows), PAIRS_AT_ONCE):
-        chunk = slice(start, start + PAIRS_AT_ONCE)
-        thumbnails[chunk] = unpack_thumbnails(column.gather(rows[chunk]).to_list())
-    return thumbnails
-
-
-def unpack_colours(packed: Sequence[bytes]) -> Pixels:
-    """Return the colours of pictures as `ImageMeasurements` stores them, Cb and Cr, as uint8 (n, 8, 8, 2)."""
-    return np.frombuffer(b"".join(packed), np.uint8).reshape(-1, COLOUR_SIDE, COLOUR_SIDE, 2)
-
-
 def connected_groups(count: int, pairs: Ints) -> Ints:
     """Return the group of each of `count` items, int64 (count,): the connected components of the pairs.
 
@@ -119,11 +97,12 @@ def connected_groups(count: int, pairs: Ints) -> Ints:
     return first[component].astype(np.int64)
 
 
-def equal_digest_pairs(digests: Sequence[str]) -> Ints:
-    """Return pairs that connect all items with equal digests, int64 (pairs, 3), the third column 0."""
-    first: dict[str, int] = {}
-    pairs = [(first.setdefault(digest, item), item, 0) for item, digest in enumerate(digests) if digest]
-    return np.array([pair for pair in pairs if pair[0] != pair[1]], np.int64).reshape(-1, 3)
+def equal_digest_pairs(digests: Sequence[str] | pl.Series) -> Ints:
+    """Return pairs that connect all items with equal digests, int64 (pairs, 3), the third column 0; "" has no equal."""
+    items = pl.DataFrame({"digest": digests}, schema={"digest": pl.String}).with_row_index("item")
+    items = items.filter(pl.col("digest").is_not_null() & (pl.col("digest") != ""))
+    items = items.with_columns(first=pl.col("item").first().over("digest")).filter(pl.col("first") != pl.col("item"))
+    return items.select(pl.col("first", "item").cast(pl.Int64), bits=pl.lit(0, pl.Int64)).to_numpy().reshape(-1, 3)
 
 
 def _content_changes(pictures: pl.DataFrame, pairs: Ints) -> Ints:

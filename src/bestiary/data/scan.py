@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import itertools
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import polars as pl
 
@@ -29,7 +28,9 @@ MEASUREMENT_VERSION = 6
 DIGEST_BYTES = 32
 FILES_AT_ONCE = 32
 ROWS_AT_ONCE, GROUP_ROWS = 512, 8_192  # rows per table in memory; rows compressed together on disk
-SAVE_EVERY_SECONDS = 30.0  # a killed process loses no more measurements than this
+# A killed process loses no more measurements than these seconds, or than ten times what writing all of them takes: a
+# million are a gigabyte, and written every 30 seconds they would take longer than measuring.
+SAVE_EVERY_SECONDS, SAVE_EVERY_SAVES = 30.0, 10
 LISTED_COLUMNS = ("path", "box", "label", "given_split", "given_group", "site", "time")
 
 
@@ -65,15 +66,19 @@ def unmeasured_paths(listing: PictureList, limits: DecodeLimits, context: Contex
 
 
 def _listed_files(listing: PictureList) -> pl.DataFrame:
-    rows = [
-        *(
+    """Return the table of listed files, some hundred rows at a time: as tuples, a million take a gigabyte."""
+    rows = itertools.chain(
+        (
             (str(p.path.absolute()), str(p.box or ""), p.label, p.split, p.group, p.site, p.time)
             for p in listing.pictures
         ),
-        *((file.path, "", file.label, None, None, None, None) for file in listing.unusable),
-    ]
+        ((file.path, "", file.label, None, None, None, None) for file in listing.unusable),
+    )
     schema = dict.fromkeys(LISTED_COLUMNS, pl.String)
-    return pl.DataFrame(rows, schema=schema, orient="row").with_row_index("row_id")
+    tables = [pl.DataFrame(schema=schema)]
+    while chunk := list(itertools.islice(rows, GROUP_ROWS)):
+        tables.append(pl.DataFrame(chunk, schema=schema, orient="row"))
+    return pl.concat(tables, rechunk=True).with_row_index("row_id")
 
 
 def measure_files(
@@ -96,19 +101,22 @@ def measure_files(
     measured = _drop_stale(cached.join(files, on=files.columns, how="semi", maintain_order="left"))
     missing = files.join(measured, on=KEY, how="anti", maintain_order="left").select(KEY)
     unrelated = cached.join(files, on=KEY, how="anti", maintain_order="left")
-    new, saved = pl.DataFrame(schema=MEASUREMENT_COLUMNS), time.monotonic()
+    new, count, next_save = [pl.DataFrame(schema=MEASUREMENT_COLUMNS)], 0, time.monotonic() + SAVE_EVERY_SECONDS
     if context.cluster is None:
         tables = _iter_tables(_measure_all(missing, limits, context, rules, title))
     else:
         tables = iter_measured_tables(missing, context.cluster, limits, rules, context.reporter, title)
-    for rows in tables:
-        new = pl.concat([new, rows])
-        if memory is not None and (new.height == missing.height or time.monotonic() - saved > SAVE_EVERY_SECONDS):
-            _save_cached(pl.concat([unrelated, measured, new]), memory)
+    for measurements in tables:
+        new.append(measurements)
+        count += measurements.height
+        if memory is not None and (count == missing.height or time.monotonic() > next_save):
+            started = time.monotonic()
+            _save_cached(pl.concat([unrelated, measured, *new]), memory)
             saved = time.monotonic()
+            next_save = saved + max(SAVE_EVERY_SECONDS, SAVE_EVERY_SAVES * (saved - started))
     if memory is not None:
         remove_forgotten_marks(forgotten)
-    return pl.concat([measured, new])
+    return pl.concat([measured, *new])
 
 
 def cache_path(listed: pl.DataFrame, limits: DecodeLimits, context: Context, rules: DecodeRules = RULES) -> Path | None:
@@ -136,15 +144,26 @@ def _load_cached(memory: Path | None) -> pl.DataFrame:
 
 def _save_cached(measurements: pl.DataFrame, memory: Path) -> None:
     """Write measurements as parquet after its SHA-256: polars read 59 of 150 scrambled parquet files without error."""
-    measurements.write_parquet(buffer := io.BytesIO(), row_group_size=GROUP_ROWS)
     try:
-        with atomic_path(memory) as temporary, temporary.open("wb") as file, buffer.getbuffer() as content:
-            file.write(hashlib.sha256(content).digest())
-            file.write(content)
+        with atomic_path(memory) as temporary, temporary.open("w+b") as file:
+            file.write(bytes(DIGEST_BYTES))
+            _write_parquet(measurements, file)  # not in memory: of a million pictures it is a gigabyte
+            file.seek(DIGEST_BYTES)
+            digest = hashlib.file_digest(file, "sha256").digest()
+            file.seek(0)
+            file.write(digest)
     except MachineError as error:
         raise MachineError(
             f"{error} This is the cache of measurements; set BESTIARY_CACHE to a folder on another disk."
         ) from error
+
+
+def _write_parquet(measurements: pl.DataFrame, file: BinaryIO) -> None:
+    """Write parquet at the position of an open file; raises OSError, as for a full disk."""
+    try:
+        measurements.write_parquet(file, row_group_size=GROUP_ROWS)
+    except pl.exceptions.ComputeError as error:
+        raise OSError(str(error)) from error
 
 
 def _drop_stale(measurements: pl.DataFrame) -> pl.DataFrame:

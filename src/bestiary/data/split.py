@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -24,7 +24,7 @@ MORE_GROUPS = (  # advice in messages
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SplitItem:
     """What the split depends on: the content hash of a picture, its label, and its group of duplicates."""
 
@@ -86,7 +86,7 @@ def _label_indices(items: Sequence[SplitItem]) -> list[int]:
     return [names[item.label] for item in items]
 
 
-def missing_splits(splits: Sequence[str], split_fractions: Mapping[str, float]) -> list[str]:
+def missing_splits(splits: Collection[str], split_fractions: Mapping[str, float]) -> list[str]:
     """Return the names of the splits that contain none of these pictures of one label."""
     return [name for name in ("train", *split_fractions) if name not in splits]
 
@@ -127,7 +127,10 @@ def require_all_splits(
 def split_digest(items: Sequence[SplitItem], splits: Sequence[str]) -> str:
     """Return a short digest of the split, independent of order and paths."""
     lines = sorted(f"{split} {item.label} {item.sha256}" for item, split in zip(items, splits, strict=True))
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+    digest = hashlib.sha256()
+    for number, line in enumerate(lines):  # one text of all lines, and its bytes, would take as much memory again
+        digest.update(f"\n{line}".encode() if number else line.encode())
+    return digest.hexdigest()[:16]
 
 
 def _key(sha256: str, seed: int) -> bytes:

@@ -7,15 +7,17 @@ whole copy. All hashes are computed from thumbnails of 32 x 32 grey pixels, by o
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
-from bestiary.array_types import Float32s, Floats, Pixels
+from bestiary.array_types import Float32s, Floats
 from bestiary.data.copy_changes import CopyChange
 from bestiary.data.measure import THUMBNAIL_SIDE
+from bestiary.data.thumbnail_rows import Thumbnails
 
 Matrix = tuple[tuple[float, float], tuple[float, float]]
 
@@ -111,7 +113,7 @@ VIEWS = (*_orientation_views(), *_crop_views(), *_SHIFTS, *_TILTS, *_MIRRORED)
 WHOLE = VIEWS[0]
 
 
-def low_frequencies(thumbnails: Pixels, view: View) -> Float32s:
+def low_frequencies(thumbnails: Thumbnails, view: View) -> Float32s:
     """Return the lowest frequencies of one view of each thumbnail, without the mean, float32 (n, 63).
 
     thumbnails: uint8 (n, 32, 32). Where a view reaches beyond the picture, the edge is continued.
@@ -139,6 +141,11 @@ def hash_low_frequencies(low: Float32s) -> npt.NDArray[np.uint64]:
         packed = np.packbits(np.pad(is_above, ((0, 0), (0, 1))), axis=1)
         hashes[start : start + PICTURES_AT_ONCE] = packed.view(np.uint64)
     return hashes
+
+
+def stack_waves(views: Sequence[View]) -> Float32s:
+    """Return the weights of several views side by side, float32 (1024, views * 63)."""
+    return np.hstack([-_view_waves(view) if view.is_inverted else _view_waves(view) for view in views])
 
 
 @lru_cache(maxsize=64)
