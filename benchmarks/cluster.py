@@ -2,17 +2,22 @@
 
     python benchmarks/cluster.py predict RUN PICTURES [--files 20000] [--runs 3] [--threads N]
     python benchmarks/cluster.py audit PICTURES [--runs 3] [--threads N]
+    python benchmarks/cluster.py train PICTURES [--epochs 4] [--size 96] [--runs 3] [--threads N]
 
 `predict`: pictures a second of `predict --cluster local` and of `predict`, alternating, of the seconds that both report
 for predicting, and for writing the predictions, so without the start of Ray; and of whole processes. PICTURES is listed
 again and again until there are enough. The outputs are compared byte by byte. Prints each run, medians and the ratio.
 `audit`: the same of `audit`, each time with an empty cache: the seconds of reading pictures, and of computing features.
+
+`train`: pictures a second of `train --method scratch --cluster local --workers N`, which have a thread each, and of one
+process with N threads, alternating: the median of all epochs but the first, as the history has them; and the scores.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import os
 import re
 import statistics
@@ -42,6 +47,7 @@ def main() -> None:
     parts = parser.add_subparsers(dest="part", required=True)
     add_predict(parts.add_parser("predict"))
     add_audit(parts.add_parser("audit"))
+    add_train(parts.add_parser("train"))
     arguments = parser.parse_args()
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
     print(f"{read_processor_name()}, {count_cores()} cores, load {load:.1f}; {read_versions(['bestiary', 'ray'])}")
@@ -140,6 +146,45 @@ def measure_audit(arguments: argparse.Namespace) -> None:
     for task in ("Reading pictures", "Computing features"):
         alone, cluster = (statistics.median(rates[task, mode]) for mode in modes)
         print(f"{task}, medians: {alone:.1f} and {cluster:.1f} a second, ratio {cluster / alone:.2f}")
+
+
+# ---- train ---------------------------------------------------------------------------------------------------------
+
+
+def add_train(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("pictures", type=Path)
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--size", type=int, default=96)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=count_cores())
+    parser.set_defaults(measure=measure_train)
+
+
+def measure_train(arguments: argparse.Namespace) -> None:
+    threads = str(arguments.threads)
+    modes = {"one process": [], "cluster": ["--cluster", "local", "--workers", threads]}
+    rates: dict[str, list[float]] = {mode: [] for mode in modes}
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(arguments.runs):
+            for mode, options in modes.items():
+                out = Path(folder) / f"{number}-{len(options)}"
+                command = build_command("train", arguments.pictures, "--method", "scratch", "--out", out, *options)
+                command += ["--threads", threads, "--set", "data.suspects=false", "--set", "evaluate.resamples=100"]
+                command += ["--set", f"train.epochs={arguments.epochs}", "--set", f"picture.size={arguments.size}"]
+                start = time.perf_counter()
+                done = subprocess.run(command, capture_output=True, text=True, check=False)
+                if done.returncode:
+                    raise SystemExit(done.stderr)
+                total, lines = time.perf_counter() - start, (out / "history.jsonl").read_text().splitlines()
+                history = [json.loads(line) for line in lines]
+                rates[mode] += [line["images_per_second"] for line in history[1:]]
+                score = json.loads((out / "metrics.json").read_text())["macro_f1"]["value"]
+                last = ", ".join(f"{line['images_per_second']:.1f}" for line in history)
+                print(
+                    f"{mode:12} {last} pictures a second; macro-F1 {score:.4f}; whole process {total:.1f} s", flush=True
+                )
+    alone, cluster = (statistics.median(values) for values in rates.values())
+    print(f"medians: {alone:.1f} and {cluster:.1f} pictures a second, ratio {cluster / alone:.2f}")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from bestiary import flow
 from bestiary.api_results import Comparison, ExportedModel
 from bestiary.box import PictureFile
 from bestiary.cluster.ray_table_map import open_table_map
+from bestiary.cluster.train import connect_resuming_workers, connect_workers
 from bestiary.context import Context
 from bestiary.data.boxed_pictures import read_boxed_pictures
 from bestiary.data.dataset import AuditedDataset, DataSource, Sources
@@ -102,9 +103,10 @@ def train(
     out: Path | str | None = None,
     device: Device = "auto",
     threads: int | None = None,
-    cluster: str | None = None,
     budget_seconds: float | None = None,
     log: str | None = None,
+    cluster: str | None = None,
+    workers: int | None = None,
     quiet: bool = False,
     on_event: OnEvent | None = None,
     reporter: Reporter | None = None,
@@ -118,9 +120,8 @@ def train(
     command. group, site: what stays in one split, such as a column, "folder", "regex:…" or "time:60s". crop:
     "boxes" looks at the boxes of a table or another format, or of the file `boxes`, instead of whole pictures.
     budget_seconds: settings that the recipe leaves open are chosen so that the job ends in time.
-    device: "auto", "cpu", "cuda", "mps" or "coreml", as in the command. cluster: address of a Ray cluster, as in the
-    command: its nodes measure the pictures and compute their features.
-    log: "tensorboard" or "mlflow", for the epochs of finetune and scratch.
+    device: "auto", "cpu", "cuda", "mps" or "coreml", as in the command.
+    log: "tensorboard" or "mlflow", for the epochs of finetune and scratch. cluster, workers: as in the command.
     quiet: show no progress; on_event: called with each `bestiary.events.Event`. Raises UserError, RecipeError if an
     argument contradicts the recipe, IntegrityError if the exported model differs from the trained one, InterruptedRun
     on Ctrl-C.
@@ -138,7 +139,12 @@ def train(
         device=None if device == "auto" else device,
     )
     reading = make_read_options(format, columns, pictures_folder, leave_out, boxes)
-    with open_table_map(cluster, threads=threads, reporter=reporter) as table_map:
+    with (
+        open_table_map(cluster, threads=threads, reporter=reporter) as table_map,
+        connect_workers(
+            cluster, workers, requested, threads=threads, reporter=reporter, budget_seconds=budget_seconds
+        ) as remote_fit,
+    ):
         return flow.train(
             pictures,
             labels=labels,
@@ -151,14 +157,16 @@ def train(
             log=log,
             cluster=table_map,
             reporter=reporter,
+            remote_fit=remote_fit,
         )
 
 
 def resume(
     run: RunLocation,
     *,
-    threads: int | None = None,
     cluster: str | None = None,
+    workers: int | None = None,
+    threads: int | None = None,
     quiet: bool = False,
     on_event: OnEvent | None = None,
     reporter: Reporter | None = None,
@@ -166,11 +174,14 @@ def resume(
     """Finish an interrupted run from its pictures, recipe and last checkpoint, and return it.
 
     However it ended (Ctrl-C, a full disk, SIGKILL), the scores equal those of an uninterrupted run. Raises RunError if
-    the run is finished, or in use by another process.
+    the run is finished, or in use by another process. cluster, workers: as in `train`, whether or not it began there.
     """
-    reporter = choose_reporter(quiet=quiet, on_event=on_event, reporter=reporter)
-    with open_table_map(cluster, threads=threads, reporter=reporter) as table_map:
-        return flow.resume(locate_run(run), threads=threads, cluster=table_map, reporter=reporter)
+    reporter, path = choose_reporter(quiet=quiet, on_event=on_event, reporter=reporter), locate_run(run)
+    with (
+        open_table_map(cluster, threads=threads, reporter=reporter) as table_map,
+        connect_resuming_workers(cluster, workers, path, threads=threads, reporter=reporter) as remote_fit,
+    ):
+        return flow.resume(path, threads=threads, cluster=table_map, reporter=reporter, remote_fit=remote_fit)
 
 
 def evaluate(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bestiary.api import Columns, OnEvent
 from bestiary.api_results import SearchResult
+from bestiary.cluster.tune import connect_trial_workers
 from bestiary.context import Context
 from bestiary.data.dataset import DataSource, Sources
 from bestiary.data.formats.read_options import make_read_options
@@ -43,6 +44,8 @@ def tune(
     storage: Path | str | None = None,
     out: Path | str | None = None,
     device: Device = "auto",
+    cluster: str | None = None,
+    workers: int | None = None,
     threads: int | None = None,
     quiet: bool = False,
     on_event: OnEvent | None = None,
@@ -50,8 +53,8 @@ def tune(
     """Search for a better recipe, chosen by validation only; the same call resumes an interrupted search.
 
     method, backbone, seed, recipe, labels, corrections: see `train`; what they set is not searched. search: settings to
-    search, such as "train.learning_rate=0.01..0.3". trials, budget_seconds, inner_folds, fresh_seeds, storage, out: as
-    in the command. Raises UserError, InterruptedRun on Ctrl-C.
+    search, such as "train.learning_rate=0.01..0.3". trials, budget_seconds, inner_folds, fresh_seeds, storage, out,
+    cluster, workers: as in the command. Raises UserError, InterruptedRun on Ctrl-C.
     """
     require_extra("tune")
     requested = combine_recipe(
@@ -63,7 +66,10 @@ def tune(
         choose_reporter(quiet=quiet, on_event=on_event),
     )
     source = DataSource(pictures, labels, corrections, reading=reading)
-    results = run_search(source, request, out=out, storage=storage, threads=threads, reporter=reporter)
+    with connect_trial_workers(cluster, workers, requested, threads=threads, reporter=reporter) as trial_workers:
+        results = run_search(
+            source, request, out=out, storage=storage, threads=threads, reporter=reporter, workers=trial_workers
+        )
     return SearchResult(None if results["winner"] is None else Path(results["run"]), results)
 
 

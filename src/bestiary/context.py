@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from bestiary.experiment_log import ExperimentLog, NoLog
 from bestiary.files import cache_folder
@@ -15,6 +16,8 @@ from bestiary.recipe_sections import FeaturesConfig
 from bestiary.stages import Job, number_stages
 from bestiary.table_map import TableMap
 
+RemoteFit = Callable[[Any, Any, bool], Any]  # the types are those of a later room
+
 
 class JobOptions(TypedDict, total=False):
     """How a job runs, whatever it does: see `Context`."""
@@ -22,6 +25,7 @@ class JobOptions(TypedDict, total=False):
     threads: int | None
     reporter: Reporter | None
     cluster: TableMap | None
+    remote_fit: RemoteFit | None
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,8 @@ class Context:
     whose times are `planned`. has_automatic_threads: whether the user left the number of threads open; network_threads:
     the number that a network is trained with, None for `threads`. features: settings of feature extraction, those of
     the recipe, or what a run has recorded. experiment_log: what TensorBoard or MLflow gets. cluster: what measures
-    pictures and computes their features; None for this process.
+    pictures and computes their features; None for this process. remote_fit: trains the network of a task on a cluster;
+    called with the task, its `training.fit_job.FitJob`, and whether to resume.
     """
 
     threads: int = field(default_factory=available_cores)
@@ -55,6 +60,7 @@ class Context:
     features: FeaturesConfig = field(default_factory=FeaturesConfig)
     experiment_log: ExperimentLog = field(default_factory=NoLog)
     cluster: TableMap | None = None
+    remote_fit: RemoteFit | None = None
 
     @classmethod
     def create(
@@ -64,6 +70,7 @@ class Context:
         features: FeaturesConfig | None = None,
         job: Job | None = None,
         cluster: TableMap | None = None,
+        remote_fit: RemoteFit | None = None,
     ) -> Context:
         """Return a context with `threads` (default: the available cores) that reports to `reporter`.
 
@@ -76,6 +83,7 @@ class Context:
             has_automatic_threads=threads is None,
             features=features or FeaturesConfig(),
             cluster=cluster,
+            remote_fit=remote_fit,
         )
 
     @property

@@ -14,7 +14,7 @@ from bestiary.cli.usage import CommandWithExamples
 from bestiary.errors import InterruptedRun, UserError, require_extra
 from bestiary.text import format_names
 
-WITH_RESUME = {"resume", "threads", "cluster", "quiet", "as_json"}  # options that --resume may be given with
+WITH_RESUME = {"resume", "cluster", "workers", "threads", "quiet", "as_json"}  # options that --resume may be given with
 NOT_BEGUN = (
     "Interrupted before there was a run: no run folder was made, and there is nothing to resume. What was measured and"
     " computed so far is cached: the same command will be faster."
@@ -58,8 +58,14 @@ def train(
     resume: Annotated[Path | None, typer.Option(help="Resume an interrupted run.")] = None,
     log: Annotated[options.ExperimentLog | None, typer.Option(help=LOG_HELP)] = None,
     device: options.DeviceOption = options.Device.auto,
-    threads: options.Threads = None,
     cluster: options.ClusterOption = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="finetune, scratch: train with so many processes of the cluster, which share the processors."
+        ),
+    ] = None,
+    threads: options.Threads = None,
     quiet: options.Quiet = False,
     as_json: options.AsJson = False,
 ) -> None:
@@ -67,6 +73,7 @@ def train(
     require_extra("train")
     from bestiary import flow, run_folder
     from bestiary.cluster.ray_table_map import open_table_map
+    from bestiary.cluster.train import connect_resuming_workers, connect_workers
     from bestiary.context import Context
     from bestiary.data.formats.read_options import make_read_options
     from bestiary.locks import output_lock
@@ -81,8 +88,11 @@ def train(
     reporter = make_reporter(quiet=quiet)
     if resume is not None:
         _check_resume_options(ctx)
-        with open_table_map(cluster, threads=threads, reporter=reporter) as table_map:
-            run = flow.resume(resume, threads=threads, cluster=table_map, reporter=reporter)
+        with (
+            open_table_map(cluster, threads=threads, reporter=reporter) as table_map,
+            connect_resuming_workers(cluster, workers, resume, threads=threads, reporter=reporter) as remote_fit,
+        ):
+            run = flow.resume(resume, threads=threads, cluster=table_map, reporter=reporter, remote_fit=remote_fit)
         print_run(run, as_json)
         return
     if not pictures:
@@ -110,22 +120,29 @@ def train(
     reading = make_read_options(format_name, columns, pictures_folder, leave_out, boxes)
     budget_seconds = None if budget is None else options.parse_duration(budget)
     run_folder.require_free_folder(out)
-    with output_lock(out):  # another process with the same --out is refused before it works on the pictures
+    # Another process with the same --out is refused before it works on the pictures.
+    with (
+        output_lock(out),
+        open_table_map(cluster, threads=threads, reporter=reporter) as table_map,
+        connect_workers(
+            cluster, workers, values, threads=threads, reporter=reporter, budget_seconds=budget_seconds
+        ) as remote_fit,
+    ):
         try:
-            with open_table_map(cluster, threads=threads, reporter=reporter) as table_map:
-                run = flow.train(
-                    pictures,
-                    labels=labels,
-                    corrections=corrections,
-                    reading=reading,
-                    recipe=values,
-                    out=out,
-                    threads=threads,
-                    budget_seconds=budget_seconds,
-                    log=None if log is None else log.value,
-                    cluster=table_map,
-                    reporter=reporter,
-                )
+            run = flow.train(
+                pictures,
+                labels=labels,
+                corrections=corrections,
+                reading=reading,
+                recipe=values,
+                out=out,
+                threads=threads,
+                budget_seconds=budget_seconds,
+                log=None if log is None else log.value,
+                cluster=table_map,
+                reporter=reporter,
+                remote_fit=remote_fit,
+            )
         except KeyboardInterrupt:  # once there is a run folder, it is an InterruptedRun
             raise InterruptedRun(None, message=NOT_BEGUN) from None
     leaks = leakage.leak_report(run.path, Context.create(threads, reporter)) if leak_report else None
@@ -143,5 +160,5 @@ def _check_resume_options(ctx: typer.Context) -> None:
     if names:
         raise UserError(
             f"{format_names(names, len(names))} cannot be given with --resume, which takes pictures and settings from"
-            " the interrupted run. Only --threads, --cluster, --quiet and --json may be added."
+            " the interrupted run. Only --cluster, --workers, --threads, --quiet and --json may be added."
         )

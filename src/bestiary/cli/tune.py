@@ -12,6 +12,7 @@ from bestiary.cli.options import (
     AsJson,
     BoxesOption,
     Classes,
+    ClusterOption,
     ColumnsOption,
     Corrections,
     CropOption,
@@ -94,6 +95,13 @@ def tune(
         typer.Option(min=0, help="Number of new splits to rescore the best five trials on, to measure selection bias."),
     ] = None,
     device: DeviceOption = Device.auto,
+    cluster: ClusterOption = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Trials at a time, as workers of the cluster that split its processors; default: one each."
+        ),
+    ] = None,
     threads: Threads = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -102,6 +110,7 @@ def tune(
     require_extra("train")
     require_extra("tune")
     from bestiary.cli.options import build_recipe, parse_duration
+    from bestiary.cluster.tune import connect_trial_workers
     from bestiary.data.dataset import DataSource
     from bestiary.data.formats.read_options import make_read_options
     from bestiary.progress import make_reporter
@@ -130,7 +139,10 @@ def tune(
     )
     reading = make_read_options(format_name, columns, pictures_folder, leave_out, boxes)
     source, reporter = DataSource(pictures, labels, corrections, reading=reading), make_reporter(quiet=quiet)
-    result = tuning.tune(source, request, out=out, storage=storage, threads=threads, reporter=reporter)
+    with connect_trial_workers(cluster, workers, request.recipe, threads=threads, reporter=reporter) as trial_workers:
+        result = tuning.tune(
+            source, request, out=out, storage=storage, threads=threads, reporter=reporter, workers=trial_workers
+        )
     print_json(result) if as_json else _print_result(result)
 
 

@@ -20,10 +20,9 @@ FREE_ON_RESUME = frozenset({"threads", "patience_epochs", "checkpoint_seconds"})
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write the state atomically."""
-    content = io.BytesIO()  # torch reports a full disk as a RuntimeError of its own; writing bytes as an OSError
-    torch.save(state, content)
+    content = write_state(state)  # torch reports a full disk as a RuntimeError of its own; writing bytes as an OSError
     with atomic_path(path) as temporary:
-        temporary.write_bytes(content.getbuffer())
+        temporary.write_bytes(content)
 
 
 def load_checkpoint(path: Path, requested: dict[str, Any]) -> dict[str, Any]:
@@ -46,6 +45,18 @@ def load_checkpoint(path: Path, requested: dict[str, Any]) -> dict[str, Any]:
                 "Resume with the same recipe and pictures, or start a new run."
             )
     return state
+
+
+def write_state(state: Any) -> bytes:
+    """Return tensors, numbers and texts, in dictionaries, lists and tuples, as the bytes of a torch file."""
+    content = io.BytesIO()
+    torch.save(state, content)
+    return content.getvalue()
+
+
+def read_state(content: bytes) -> Any:
+    """Return what `write_state` wrote, on the CPU."""
+    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
 def copy_weights(network: nn.Module) -> dict[str, Tensor]:

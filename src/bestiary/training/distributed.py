@@ -111,6 +111,11 @@ def init_process_group(message: dict[str, Any] | None = None) -> tuple[ProcessGr
     return ProcessGroup(distributed.get_rank(), distributed.get_world_size()), message or {}
 
 
+def is_lost_connection(error: Exception) -> bool:
+    """Return whether an error says that another process of the group has gone."""
+    return isinstance(error, distributed.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+
+
 def destroy_process_group() -> None:
     """Destroy the process group, if any."""
     if distributed.is_available() and distributed.is_initialized():

@@ -21,12 +21,10 @@ from bestiary.quick_metrics import calibrated_loss, loss_and_macro_f1
 from bestiary.recipe_sections import AugmentConfig
 from bestiary.training import loop
 from bestiary.training.activation_cache import AugmentedViews, fill_activation_cache, make_row_reader
-from bestiary.training.card_memory import fit_with_fallback
 from bestiary.training.checkpoint import copy_weights
-from bestiary.training.control import make_loop_control
 from bestiary.training.device import choose_device
-from bestiary.training.distributed import destroy_process_group, init_process_group
 from bestiary.training.export_network import export_network
+from bestiary.training.fit_job import FitJob, run_fit
 from bestiary.training.loop_settings import LoopSettings
 from bestiary.training.task import SplitData, TrainedModel, TrainingTask
 
@@ -74,40 +72,49 @@ def finetune(task: TrainingTask, network: Network, settings: LoopSettings) -> Tr
 
 def train_upper_stages(task: TrainingTask, network: Network, settings: LoopSettings) -> InterpolationResult:
     """Train the network's upper stages in place and interpolate them with the initial weights. Resumable."""
-    above, train, val = split_at_frozen_stages(task, network, settings), task.split("train"), task.split("val")
-    upper, views = above.trainable_network, task.recipe.train.views
-    # As for the probe: training input may be bfloat16, validation is float32, as in the exported graph.
-    read = _read_activations(task, above.frozen_stages, train, task.engine_choice.precision, views)
-    read_val = _read_activations(task, above.frozen_stages, val, "float32", 1)
+    above, val = split_at_frozen_stages(task, network, settings), task.split("val")
+    upper, start = above.trainable_network, copy_weights(above.trainable_network)
+    read_val = read_val_activations(task, above)
+    result = run_fit(task, make_activation_job(task, above, read_val))
 
-    def val_logits(precision: loop.Precision) -> Float32s:
-        return loop.predict_logits(upper, read_val, len(val.keys), batch_size=settings.batch_size, precision=precision)
-
-    start = copy_weights(upper)
-    resume = task.resume and (task.run / "checkpoints" / "last.pt").exists()
-    group, _ = init_process_group({"run": str(task.run), "method": task.recipe.model.method, "resume": resume})
-    job = (
-        upper,
-        read,
-        np.tile(train.labels, views),
-        lambda _: loop.ValidationMetrics(*loss_and_macro_f1(val_logits("auto"), val.labels)),
-        above.settings,
-        UNCHANGED,
-        task.run,
-    )
-    control = make_loop_control(task, group, resume=resume)
-    result = fit_with_fallback(lambda control: loop.fit(*job, control), upper, task.run, control)
-    destroy_process_group()
+    def val_logits() -> Float32s:
+        return _predict_val(above, read_val, len(val.keys), "float32")
 
     def score() -> tuple[float, float]:
-        logits = val_logits("float32")
+        logits = val_logits()
         return calibrated_loss(logits, val.labels), loss_and_macro_f1(logits, val.labels)[1]
 
     alpha = interpolate_weights(upper, start, score)
     task.context.reporter.info(
         f"Interpolated fine-tuned and pretrained weights with alpha = {alpha:g} (chosen on validation)."
     )
-    return InterpolationResult(result, alpha, val_logits("float32"))
+    return InterpolationResult(result, alpha, val_logits())
+
+
+def read_val_activations(task: TrainingTask, above: TrainablePart) -> Read:
+    """Return the function that reads the activations of the validation pictures, in float32 as in the exported graph.
+
+    As for the probe, only training input may be bfloat16.
+    """
+    return _read_activations(task, above.frozen_stages, task.split("val"), "float32", 1)
+
+
+def make_activation_job(task: TrainingTask, above: TrainablePart, read_val: Read) -> FitJob:
+    """Fill the activation cache, and return the job of training the upper stages on it."""
+    train, val, views = task.split("train"), task.split("val"), task.recipe.train.views
+    read = _read_activations(task, above.frozen_stages, train, task.engine_choice.precision, views)
+
+    def validate(_: Network) -> loop.ValidationMetrics:
+        logits = _predict_val(above, read_val, len(val.keys), "auto")
+        return loop.ValidationMetrics(*loss_and_macro_f1(logits, val.labels))
+
+    labels = np.tile(train.labels, views)
+    return FitJob(above.trainable_network, read, labels, validate, above.settings, UNCHANGED)
+
+
+def _predict_val(above: TrainablePart, read: Read, count: int, precision: loop.Precision) -> Float32s:
+    batch_size = above.settings.batch_size
+    return loop.predict_logits(above.trainable_network, read, count, batch_size=batch_size, precision=precision)
 
 
 def interpolate_weights(network: Network, start: dict[str, Tensor], score: Callable[[], tuple[float, float]]) -> float:

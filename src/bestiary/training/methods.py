@@ -29,7 +29,7 @@ from bestiary.training.task import SplitData, SplitOutputs, TrainedModel, Traini
 
 if TYPE_CHECKING:
     from bestiary.models.networks import Network
-    from bestiary.training.loop import FitResult
+    from bestiary.training.fit_job import FitJob
 
 RAW = ChannelStats((0.0, 0.0, 0.0), (255.0, 255.0, 255.0))  # pixels as they are, in 0..1
 
@@ -169,33 +169,44 @@ TRAINERS: dict[str, Callable[[TrainingTask], TrainedModel]] = {
 
 def _train_and_export(task: TrainingTask, network: Network, settings: LoopSettings) -> TrainedModel:
     from bestiary.training.export_network import export_network
+    from bestiary.training.fit_job import run_fit
 
-    return export_network(task, network, _run_fit(task, network, settings), {})
+    return export_network(task, network, run_fit(task, _make_pixel_job(task, network, settings)), {})
 
 
-def _run_fit(task: TrainingTask, network: Network, settings: LoopSettings) -> FitResult:
-    """Fill the pixel cache and train the network, in place."""
-    from bestiary.training import loop
-    from bestiary.training.card_memory import fit_with_fallback
-    from bestiary.training.control import make_loop_control
-    from bestiary.training.distributed import destroy_process_group, init_process_group
+def build_fit_job(task: TrainingTask) -> FitJob:
+    """Return what a worker of a cluster trains; the weights and the channel statistics of its network are still unset.
+
+    Pixels, features and activations are in the cache, or computed.
+    """
+    if task.recipe.model.method == "scratch":
+        return _make_pixel_job(task, *_build_scratch_network(task, RAW))
+    network, settings = _build_pretrained_network(task, None)
+    if count_frozen_stages(task.recipe) is None:
+        return _make_pixel_job(task, network, settings)
+    from bestiary.training.finetune import make_activation_job, read_val_activations, split_at_frozen_stages
+
+    above = split_at_frozen_stages(task, network, settings)
+    return make_activation_job(task, above, read_val_activations(task, above))
+
+
+def _make_pixel_job(task: TrainingTask, network: Network, settings: LoopSettings) -> FitJob:
+    """Fill the pixel cache, and return the job of training a network on it."""
+    from bestiary.training.fit_job import FitJob
+    from bestiary.training.loop import ValidationMetrics
 
     store, train, val = _fill_pixels(task), task.split("train"), task.split("val")
 
-    def validate(network: Network) -> loop.ValidationMetrics:
-        return loop.ValidationMetrics(*loss_and_macro_f1(_predict_val(task, network, store, settings), val.labels))
+    def validate(network: Network) -> ValidationMetrics:
+        return ValidationMetrics(*loss_and_macro_f1(_predict_val(task, network, store, settings), val.labels))
 
-    resume = task.resume and (task.run / "checkpoints" / "last.pt").exists()
-    group, _ = init_process_group({"run": str(task.run), "method": task.recipe.model.method, "resume": resume})
-    job = (network, _make_reader(store, train), train.labels, validate, settings, task.recipe.augment, task.run)
-    control = make_loop_control(task, group, resume=resume)
-    result = fit_with_fallback(lambda control: loop.fit(*job, control), network, task.run, control)
-    destroy_process_group()
-    return result
+    return FitJob(network, _make_reader(store, train), train.labels, validate, settings, task.recipe.augment)
 
 
 def _fit_for_logits(task: TrainingTask, network: Network, settings: LoopSettings) -> Float32s:
-    _run_fit(task, network, settings)
+    from bestiary.training.fit_job import run_fit
+
+    run_fit(task, _make_pixel_job(task, network, settings))
     return _predict_val(task, network, pixel_cache(task.cache, task.preprocess), settings, precision="float32")
 
 

@@ -22,7 +22,7 @@ from filelock import FileLock
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from bestiary.errors import MachineError, RunError
+from bestiary.errors import MachineError, RecipeError, RunError
 from bestiary.training.run_lock import run_lock
 from bestiary.tune.objective import TrialScore
 from bestiary.tune.sampler import describe_version_change, make_pruner, make_sampler
@@ -247,6 +247,11 @@ def display_number(trial: FrozenTrial | optuna.Trial) -> int:
 def is_abandoned(trial: FrozenTrial | optuna.Trial) -> bool:
     """Return whether the trial has killed its process too often."""
     return int(trial.user_attrs.get("tries", 1)) > MAX_ATTEMPTS
+
+
+def killed_too_often_error() -> RecipeError:
+    """Return the error of a trial that has killed its process too often; it is recorded as failed."""
+    return RecipeError(f"Its process was killed {MAX_ATTEMPTS} times: perhaps it needs too much memory.")
 
 
 def count_started(trials: Sequence[FrozenTrial]) -> int:

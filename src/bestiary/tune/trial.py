@@ -24,7 +24,8 @@ from bestiary.training.recipe_checks import check_recipe_supported
 from bestiary.tune.objective import EpochCallback, History, TrialScore, evaluate_recipe
 from bestiary.tune.plan import Deadlines, SearchPlan
 from bestiary.tune.search_space import Categorical, Settings, Space, apply_params, format_value
-from bestiary.tune.storage import MAX_ATTEMPTS, TrialStorage, display_number, is_abandoned, is_default
+from bestiary.tune.storage import TrialStorage, display_number, is_abandoned, is_default, killed_too_often_error
+from bestiary.tune.trial_workers import THIS_PROCESS, TrialWorkers
 
 MAX_SLOWDOWN = 2.5  # within a budget, a trial is stopped if its epochs take this many times as long as the default's
 TrialOutcome = Literal["complete", "pruned", "failed"]
@@ -40,7 +41,7 @@ class SearchContext:
     """What all trials of this process share.
 
     dataset: before the split; pictures: with their split, of which digest is the digest; splits: those that trials are
-    scored on. max_trials: of all processes, None for as many as there is time for.
+    scored on. max_trials: of all processes, None for as many as there is time for. workers: where trials are scored.
     """
 
     base_recipe: Recipe
@@ -53,6 +54,7 @@ class SearchContext:
     deadlines: Deadlines
     context: Context
     max_trials: int | None
+    workers: TrialWorkers = THIS_PROCESS
 
     @property
     def silent(self) -> Context:
@@ -70,10 +72,11 @@ def run_trial(search: SearchContext, trial: optuna.Trial) -> tuple[float, TrialO
     outcome: TrialOutcome = "complete"
     try:
         if is_abandoned(trial):
-            raise RecipeError(f"Its process was killed {MAX_ATTEMPTS} times: perhaps it needs too much memory.")
+            raise killed_too_often_error()
         recipe = recipe_for_trial(search.base_recipe, search.plan, {} if is_default(trial) else params).resolve()
         folder, report_epoch = search.storage.trial_folder(trial), _make_epoch_callback(search, trial)
-        result = evaluate_recipe(recipe, search.splits, folder, search.silent, report_epoch=report_epoch, resume=True)
+        evaluate = search.workers.evaluate or evaluate_recipe
+        result = evaluate(recipe, search.splits, folder, search.silent, report_epoch=report_epoch, resume=True)
     except optuna.TrialPruned as error:
         result, outcome = str(error), "pruned"
     except (RecipeError, MemoryError, RuntimeError, FloatingPointError, np.linalg.LinAlgError) as error:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ from filelock import FileLock, Timeout
 from bestiary.context import Context
 from bestiary.data.assign_splits import assign_splits
 from bestiary.data.dataset import AuditedDataset, DataSource, load_dataset
-from bestiary.errors import InterruptedRun, RecipeError, RunError
+from bestiary.errors import InterruptedRun, RecipeError
 from bestiary.files import write_json
 from bestiary.machine import disable_malloc_trim, world_size
 from bestiary.progress import Reporter
@@ -37,10 +35,10 @@ from bestiary.tune.folder import MARKER, SearchFolder, locate_search
 from bestiary.tune.objective import count_inner_folds, inner_splits
 from bestiary.tune.plan import Deadlines, SearchPlan
 from bestiary.tune.search_space import Settings, build_search_space, default_params, format_space, input_config_recipes
-from bestiary.tune.storage import TrialStorage, failure_reasons, storage_errors
-from bestiary.tune.trial import SearchContext, SearchTimeoutError, TrialOutcome, run_trial
-
-MAX_INITIAL_FAILURES = 3  # the search ends if so many trials fail before any succeeds
+from bestiary.tune.storage import TrialStorage, storage_errors
+from bestiary.tune.trial import SearchContext
+from bestiary.tune.trial_loop import run_trials
+from bestiary.tune.trial_workers import THIS_PROCESS, TrialWorkers
 
 
 @dataclass(frozen=True)
@@ -69,9 +67,11 @@ def tune(
     storage: Path | str | None = None,
     threads: int | None = None,
     reporter: Reporter | None = None,
+    workers: TrialWorkers = THIS_PROCESS,
 ) -> dict[str, Any]:
     """Search for a better recipe; return the result, as in `tune.json` of its folder. The same call resumes the search.
 
+    workers: where trials are scored, and how many at a time.
     Raises UserError where input or machine are at fault, InterruptedRun on Ctrl-C.
     """
     context = Context.create(threads, reporter, request.recipe.feature_settings, "tune")
@@ -83,8 +83,8 @@ def tune(
         with storage_errors(folder.storage.name):
             check = budget_check([request.recipe], request.budget_seconds, context)
             dataset = load_dataset(source, request.recipe.resolve(), context, for_training=True, check=check)
-            search = _prepare_search(request, folder, dataset, context)
-            if not _run_trials(search):
+            search = replace(_prepare_search(request, folder, dataset, context), workers=workers)
+            if not run_trials(search):
                 return report_progress_elsewhere(search)
             return finish_search(search, folder.out, source, request.fresh_seeds)
     except (KeyboardInterrupt, InterruptedRun):
@@ -195,59 +195,3 @@ def _describe_search(search: SearchContext) -> str:
         f"{train:,} training pictures, {validation}, {test:,} test pictures for the winner only. {trials}, over"
         f" {format_space(plan.space)}."
     )
-
-
-def _describe_outcomes(outcomes: Mapping[TrialOutcome, int]) -> str:
-    """Return how many trials this process ran, and how they ended.
-
-    >>> _describe_outcomes({"complete": 9, "pruned": 3})
-    '12 trials: 9 complete, 3 stopped early.'
-    """
-    words: dict[TrialOutcome, str] = {"complete": "complete", "pruned": "stopped early", "failed": "failed"}
-    ended = ", ".join(f"{outcomes[outcome]} {words[outcome]}" for outcome in words if outcomes.get(outcome))
-    total = sum(outcomes.values())
-    return f"{total} trial{'s' * (total != 1)}: {ended}."
-
-
-# ---- The trials ----------------------------------------------------------------------------------------------------
-
-
-def _run_trials(search: SearchContext) -> bool:
-    """Run trials until there are enough or the time is up; return whether this process should finish the search."""
-    storage, report = search.storage, search.context.reporter.info
-    outcomes, failures, typical_seconds = Counter[TrialOutcome](), 0, 0.0
-    with storage.session(), search.context.reporter.progress("Trials", search.max_trials) as advance:
-        if notice := storage.use(search.plan.epochs, seed=search.base_recipe.seed):
-            report(notice)
-        ending = storage.pending_finish()
-        is_chosen = ending is not None and ending["wanted"] == search.max_trials
-        if is_chosen:
-            report("The winner is chosen already: no more trials are run.")
-        while not is_chosen and search.deadlines.room() > typical_seconds:
-            try:
-                with storage.trial_claim(search.max_trials) as trial:
-                    if trial is None:
-                        break
-                    seconds, outcome = run_trial(search, trial)
-            except SearchTimeoutError:
-                report("The time limit for trials is reached; the running trial is queued again.")
-                break
-            storage.clear()
-            advance(1)
-            outcomes[outcome] += 1
-            typical_seconds = 0.8 * typical_seconds + 0.2 * seconds if typical_seconds else seconds
-            failures = failures + 1 if outcome == "failed" else 0
-            if failures >= MAX_INITIAL_FAILURES and not storage.best():
-                raise RecipeError(
-                    f"{failures} trials failed, and none succeeded. The last one:"
-                    f" {failure_reasons(storage.trials())[-1]} Change the recipe, or narrow the search."
-                )
-    if outcomes:
-        report(_describe_outcomes(outcomes))
-    is_last = storage.wait(lambda: search.deadlines.room() < 0, report)
-    if is_last and not storage.best():
-        raise RunError(
-            f"No trial is complete: {len(failure_reasons(storage.trials()))} failed, or the time limit was reached."
-            " Increase --budget: the same command resumes the search."
-        )
-    return is_last

@@ -1,0 +1,172 @@
+"""Training by several workers of a cluster, against one process; workers that die, fail or are interrupted."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("ray")
+
+import psutil
+
+from bestiary import flow, run_folder
+from bestiary.cluster.train import TrainingWorkers, check_workers_supported, connect_workers
+from bestiary.cluster.worker_group import WorkerGroup, split_processors
+from bestiary.context import Context
+from bestiary.demo.dataset import SyntheticDataset
+from bestiary.errors import InputError, MachineError, RecipeError
+from bestiary.progress import SilentReporter
+from bestiary.recipe import Recipe
+from bestiary.report.results import Run
+from bestiary.training.fit_job import run_fit
+from bestiary.training.loop import FitResult
+from bestiary.training.methods import build_fit_job
+from bestiary.training.task import make_task
+from commands import Call
+
+SETTINGS: dict[str, Any] = {
+    "data": {"classes": ["bird", "fish", "spider"], "suspects": False},
+    "picture": {"size": 32},
+    "model": {"method": "scratch", "filters": [8, 16]},
+    "train": {"epochs": 4, "batch_size": 16, "precision": "float32"},
+    "evaluate": {"resamples": 100},
+}
+RECIPE = Recipe.of(SETTINGS)
+TWO = TrainingWorkers(WorkerGroup(workers=2, threads=1))
+COMPARED = ("train_loss", "val_loss", "train_accuracy", "val_macro_f1", "learning_rate")
+
+
+@dataclass
+class Intervening(SilentReporter):
+    """Does something at the first notice that begins with a text, and records all notices."""
+
+    start: str
+    act: Callable[[], object]
+    texts: list[str] = field(default_factory=list)
+
+    def info(self, text: str) -> None:
+        is_first = text.startswith(self.start) and not any(past.startswith(self.start) for past in self.texts)
+        self.texts.append(text)
+        if is_first:
+            self.act()
+
+
+def kill_worker() -> None:
+    """Kill one of the workers of this process's cluster."""
+    titles = {child.pid: " ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)}
+    workers = [pid for pid, title in titles.items() if title.startswith("ray::RayTrainWorker")]
+    assert len(workers) == 2, titles
+    os.kill(workers[-1], signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def single(collection: SyntheticDataset, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run that one process trained."""
+    return flow.train(collection.folder, recipe=RECIPE, out=tmp_path_factory.mktemp("one") / "run", threads=2)
+
+
+def fit_by_workers(single: Run, folder: Path, reporter: SilentReporter, recipe: Recipe = RECIPE) -> FitResult:
+    """Train a network on the pictures of a run, by two workers."""
+    folder.mkdir()
+    context = Context(threads=2, reporter=reporter, remote_fit=TWO.fit)
+    task = make_task(folder, recipe.resolve(), run_folder.read_pictures(single.path), context)
+    return run_fit(task, build_fit_job(task))
+
+
+def comparable(history: Any) -> list[dict[str, float]]:
+    return [{name: line[name] for name in COMPARED} for line in history]
+
+
+@pytest.mark.slow
+def test_two_workers_train_what_one_process_trains(
+    local_ray: Any, single: Run, collection: SyntheticDataset, tmp_path: Path
+) -> None:
+    reporter = Intervening("Epoch 1:", lambda: None)
+    with connect_workers("local", 2, RECIPE, threads=2, reporter=reporter) as remote_fit:
+        run = flow.train(
+            collection.folder, recipe=RECIPE, out=tmp_path / "run", threads=2, reporter=reporter, remote_fit=remote_fit
+        )
+    assert "Training on cpu in float32 with 1 threads, distributed over 2 processes." in reporter.texts
+    histories = [comparable(run_folder.read_history(folder)) for folder in (single.path, run.path)]
+    for alone, together in zip(*histories, strict=True):
+        assert together == pytest.approx(alone, abs=1e-5)
+    for name in ("accuracy", "macro_f1", "log_loss"):
+        assert run.metrics[name]["value"] == pytest.approx(single.metrics[name]["value"], abs=1e-4)
+    assert {path.name for path in run.path.iterdir()} == {path.name for path in single.path.iterdir()}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows kills in another way")
+def test_after_a_killed_worker_training_goes_on_at_the_checkpoint(local_ray: Any, single: Run, tmp_path: Path) -> None:
+    undisturbed = fit_by_workers(single, tmp_path / "undisturbed", SilentReporter())
+    reporter = Intervening("Epoch 2:", kill_worker)
+    killed = fit_by_workers(single, tmp_path / "killed", reporter)
+    assert "A worker was lost. All were started again, and resume at the last checkpoint." in reporter.texts
+    assert any(text.startswith("Resuming after epoch ") for text in reporter.texts)
+    assert comparable(killed.history) == comparable(undisturbed.history)
+    assert (killed.best_epoch, killed.stop_reason) == (undisturbed.best_epoch, "finished")
+    assert not (tmp_path / "killed" / "ray").exists()
+
+
+@pytest.mark.slow
+def test_what_one_worker_raises_ends_all_with_the_same_message(local_ray: Any, single: Run, tmp_path: Path) -> None:
+    checkpoints = tmp_path / "broken" / "checkpoints"
+
+    def block() -> None:  # rank 0 alone writes, while the other one waits for its gradients
+        shutil.rmtree(checkpoints)
+        checkpoints.touch()
+
+    with pytest.raises(MachineError, match=r"checkpoints"):
+        fit_by_workers(single, checkpoints.parent, Intervening("Epoch 1:", block))
+    recipe = RECIPE.override({"train": {"batch_size": 1}})
+    with pytest.raises(RecipeError, match="batch of 1 pictures cannot be distributed over 2 processes"):
+        fit_by_workers(single, tmp_path / "small", SilentReporter(), recipe)
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_workers(local_ray: Any, single: Run, tmp_path: Path) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    recipe = RECIPE.override({"train": {"epochs": 300}})
+    with pytest.raises(KeyboardInterrupt):
+        fit_by_workers(single, tmp_path / "run", Intervening("Epoch 2:", interrupt), recipe)
+    epochs = len(run_folder.read_history(tmp_path / "run"))
+    assert 2 <= epochs < 300
+
+
+@pytest.mark.slow
+def test_more_workers_than_processors_are_refused(local_ray: Any) -> None:
+    assert split_processors(2, None) == WorkerGroup(2, 1)
+    assert split_processors(1, 2) == WorkerGroup(1, 2)
+    with pytest.raises(InputError, match=r"3 workers need as many processors; the cluster has 2\. Use --workers 2\."):
+        split_processors(3, None)
+    with pytest.raises(InputError, match=r"the cluster has 2, of which --threads allows 1\. Use --workers 1\."):
+        split_processors(2, 1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "budget_seconds", "message"),
+    [
+        ({"model": {"method": "probe"}}, None, "--method finetune"),
+        (SETTINGS, 60.0, "--budget follows the clock of a single process"),
+        (SETTINGS | {"train": {"device": "cuda"}}, None, "torchrun"),
+    ],
+)
+def test_what_workers_cannot_train_is_refused(settings: dict[str, Any], budget_seconds: float, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        check_workers_supported(Recipe.of(settings), budget_seconds=budget_seconds)
+
+
+def test_the_command_refuses_workers_for_a_probe(bestiary: Call, tmp_path: Path) -> None:
+    done = bestiary("train", str(tmp_path), "--workers", "2")
+    assert done.code == 2
+    assert "a probe is fitted in one process, in seconds" in done.err
