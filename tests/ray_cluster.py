@@ -56,10 +56,14 @@ def start_local(cpus: int = 2) -> Iterator[Any]:
 
 @contextmanager
 def start_two_nodes() -> Iterator[TwoNodes]:
-    """Start a cluster of two nodes with one processor each; the test connects to its address."""
+    """Start a cluster of two nodes with one processor each; the test connects to its address.
+
+    Ends a connection that there is, such as that of `local_ray`: take `two_nodes` in the last tests of a file.
+    """
     from bestiary.cluster.connection import import_ray
 
     ray = import_ray()
+    ray.shutdown()  # or a command would use that connection
     from ray.cluster_utils import Cluster
 
     head = {"num_cpus": 1, "object_store_memory": STORE_BYTES, "include_dashboard": False}

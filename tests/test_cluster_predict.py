@@ -227,6 +227,7 @@ def test_a_node_is_lost(
     assert done.code == 0, done.err
     assert done.out == f"{out}\n"  # what Ray says of the lost node is not among the results
     assert lost[0] < 150 // 8
+    assert "on 2 nodes with 2 processors" in done.err
     assert_same(out, alone)
 
 
