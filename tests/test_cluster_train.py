@@ -32,6 +32,9 @@ from bestiary.training.methods import build_fit_job
 from bestiary.training.task import make_task
 from commands import Call
 
+# Ray Train copies the settings of Ray Data, which warn of themselves (2.60).
+pytestmark = pytest.mark.filterwarnings("ignore:.* is deprecated:DeprecationWarning")
+
 SETTINGS: dict[str, Any] = {
     "data": {"classes": ["bird", "fish", "spider"], "suspects": False},
     "picture": {"size": 32},

@@ -127,9 +127,12 @@ class TrainingWorkers:
         if (failure := ray.get(mailbox.failure.remote())) is not None:
             _wait_for_workers(mailbox, self.group.workers)
             failure.reraise()
-        if (error := done.exception()) is not None:
+        from ray.train import TrainingFailedError
+
+        try:
+            return done.result()
+        except TrainingFailedError as error:
             raise _lost_workers_error(order.run, error) from None
-        return done.result()
 
 
 class _StartNotices:
