@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from bestiary.cluster.quiet import print_node_messages, quiet_core
 from bestiary.errors import EXTRAS, InputError, MachineError, import_optional
 from bestiary.install_command import install_command
 from bestiary.progress import Reporter
@@ -103,13 +104,14 @@ def connect(
     check_address(address)
     ray = import_ray()
     if ray.is_initialized():
+        print_node_messages(False)
         yield _describe_cluster(ray, address, modules)
         return
     _require_answer(address)
     try:
-        with _quiet_core():
+        with quiet_core():
             ray.init(**_init_options(address, threads))
-        _print_node_messages(False)
+        print_node_messages(False)
     except Exception as error:  # Ray's errors have no common class: a node that starts too slowly is an Exception
         ray.shutdown()
         raise MachineError(_explain_failure(address, error)) from None
@@ -120,30 +122,7 @@ def connect(
         yield cluster
     finally:
         ray.shutdown()
-        _print_node_messages(True)
-
-
-def _print_node_messages(enabled: bool) -> None:
-    """Let Ray print what nodes report, such as that one was lost, or keep it from it.
-
-    `log_to_driver=False` leaves it: Ray 2.60 prints it on stdout, among the results of a command.
-    """
-    from ray._private import worker
-
-    worker._worker_logs_enabled = enabled
-
-
-@contextmanager
-def _quiet_core() -> Iterator[None]:
-    """Keep the line on stderr by which Ray's core says which level of its log is set."""
-    copy = os.dup(2)
-    with open(os.devnull, "wb") as nothing:  # noqa: PTH123 - no path
-        os.dup2(nothing.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(copy, 2)
-        os.close(copy)
+        print_node_messages(True)
 
 
 def _init_options(address: str, threads: int | None) -> dict[str, Any]:

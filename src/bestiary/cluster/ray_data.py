@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from ray.data.checkpoint.checkpoint_filter import CheckpointManager
 from ray.data.datasource import BlockBasedFileDatasink
 
 from bestiary.cluster.picture_list import ListPiece, read_piece
+from bestiary.cluster.quiet import quiet_data
 from bestiary.cluster.work_folder import ID, Done, WorkFolder
 
 PICTURE, ROW = "picture", "row"  # columns: a line of the list, and the JSON object of its row
@@ -125,11 +124,8 @@ def run_rows(
 @contextlib.contextmanager
 def _job_settings(work: WorkFolder) -> Iterator[None]:
     """Set Ray Data's context for a job, and keep what it says out of the command's output."""
-    with warnings.catch_warnings(), _quiet_logger("ray.data"):
-        warnings.simplefilter("ignore")  # Ray's, about its own future
+    with quiet_data():
         context = DataContext.get_current().copy()
-        context.enable_progress_bars = False
-        context.print_on_execution_start = False
         context.max_errored_blocks = 0
         context.checkpoint_config = CheckpointConfig(
             id_column=ID,
@@ -139,20 +135,6 @@ def _job_settings(work: WorkFolder) -> Iterator[None]:
         )
         with DataContext.current(context):
             yield
-
-
-@contextlib.contextmanager
-def _quiet_logger(name: str) -> Iterator[None]:
-    """Let a logger write to its files only."""
-    handlers = [handler for handler in logging.getLogger(name).handlers if "file" not in type(handler).__name__.lower()]
-    levels = [handler.level for handler in handlers]
-    for handler in handlers:
-        handler.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        for handler, level in zip(handlers, levels, strict=True):
-            handler.setLevel(level)
 
 
 def make_rows(table: pyarrow.Table, compute: Callable[[list[int], list[str]], list[dict[str, Any]]]) -> pyarrow.Table:

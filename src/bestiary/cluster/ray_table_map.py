@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import logging
 import platform
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +15,7 @@ import numpy as np
 import polars as pl
 
 from bestiary.cluster.connection import Cluster, connect, import_ray
+from bestiary.cluster.quiet import quiet_data
 from bestiary.errors import MachineError
 from bestiary.progress import Reporter
 from bestiary.table_map import NODE, TableFunction
@@ -99,12 +98,12 @@ class _Driver:
     """Iterates results; an actor of the cluster."""
 
     def __init__(self, tables: Sequence[Any], job: _Job) -> None:
-        silence_ray()
         self._results = _iter_results(tables, job)
 
     def get_next(self) -> Any:
         """Return some results, None at the end."""
-        return next(self._results, None)
+        with quiet_data():
+            return next(self._results, None)
 
 
 class _AttemptCounter:
@@ -130,26 +129,8 @@ def open_table_map(
     if address is None:
         yield None
         return
-    with connect(address, threads=threads, reporter=reporter) as cluster:
-        silence_ray()
+    with connect(address, threads=threads, reporter=reporter) as cluster, quiet_data():
         yield RayTableMap(cluster)
-
-
-def silence_ray() -> None:
-    """Keep Ray's own lines out of the outputs of this process: the node's notes go to stdout, Ray Data's to stderr.
-
-    What they say (a worker died, a task is tried again) is no result; errors are raised. The files of Ray's session
-    keep them.
-    """
-    import ray._private.worker
-    import ray.data
-
-    ray._private.worker._worker_logs_enabled = False  # it prints what nodes report to stdout, whatever log_to_driver is
-    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # about fields that Ray itself sets
-        ray.data.DataContext.get_current().enable_progress_bars = False
-    for handler in logging.getLogger("ray.data").handlers:
-        if isinstance(handler, logging.StreamHandler):  # the others write to the files of the session
-            handler.setLevel(logging.CRITICAL + 1)
 
 
 def iter_parts(rows: pl.DataFrame, size: int, *, whole_files: bool) -> Iterator[pl.DataFrame]:
