@@ -13,6 +13,7 @@ copyright = "The bestiary maintainers, MIT licence"
 release = version = __version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "reference"]
 exclude_patterns = ["_extension", "_static"]
+smartquotes = False  # two hyphens are an option, never a dash
 default_role = "code"  # docstrings write `name` for code
 
 # ---- Markdown ------------------------------------------------------------------------------------------------------
@@ -40,7 +41,7 @@ html_theme_options = {
     "header_links_before_dropdown": 8,
     "navbar_end": ["theme-switcher"],
     "show_prev_next": True,
-    "secondary_sidebar_items": ["page-toc"],
+    "secondary_sidebar_items": {"**": ["page-toc"], "reference/settings": []},  # its tables need the width
     "show_toc_level": 2,
     "footer_start": ["copyright"],
     "footer_center": [],

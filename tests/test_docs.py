@@ -163,7 +163,7 @@ def test_every_command_and_snippet_runs(desk: Path, tmp_path_factory: pytest.Tem
             code = add_options(block.code, block.text) if block.mark == "run with" else block.code
             arguments = ["sh", "-e", "-c", code]
         done = subprocess.run(arguments, cwd=desk, env=environment, capture_output=True, text=True, check=False)
-        if done.returncode != 0 or "Traceback" in done.stderr:
+        if done.returncode != 0 or "Traceback" in done.stderr or "cannot be read" in done.stdout:
             failures.append(f"{block.name} ended with {done.returncode}:\n{block.code}{done.stderr[-2000:]}")
     assert not failures, "\n\n".join(failures)
 

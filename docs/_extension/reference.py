@@ -70,11 +70,11 @@ class Settings(SphinxDirective):
         from bestiary.settings_reference import describe_sections, list_settings
 
         sections = {"": "Outside the sections.", **describe_sections()}
-        header = ("setting", "values", "default", "used by", "meaning")
+        header = ("setting", "meaning", "values", "default", "used by")
         lines: list[str] = []
         for section, about in sections.items():
             rows = [
-                (f"`{item.name}`", *map(escape_cell, (item.values, item.default, item.users, item.meaning)))
+                (f"`{item.name}`", *map(escape_cell, (item.meaning, item.values, item.default, item.users)))
                 for item in list_settings()
                 if item.section == section
             ]
