@@ -1,11 +1,11 @@
-# Two commands on a fresh machine: `make demo` and `make test`. Each makes what it needs.
+# On a fresh machine: `make demo`, `make test`, `make docs`. Each makes what it needs.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # Errors only: no progress, no notice of a newer pip, no warning about root.
 INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input -e
 
-.PHONY: demo test check clean
+.PHONY: demo test check docs clean
 
 demo: $(VENV)/.train
 	rm -rf demo
@@ -18,16 +18,27 @@ test: $(VENV)/.all
 check: $(VENV)/.all
 	scripts/check
 
+# Warnings are errors, and nothing outside is asked for. The pages open from the disk.
+docs: $(VENV)/.docs
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b html docs build/docs
+	@echo "The documentation is in build/docs/index.html."
+
 $(VENV)/.train: pyproject.toml
 	@echo "Installing bestiary with what the main job needs into $(VENV) (about 1 GB)."
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) '.[train]'
 	touch $@
 
+$(VENV)/.docs: pyproject.toml
+	@echo "Installing what the documentation is built with into $(VENV) (about 1 GB from nothing)."
+	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) '.[docs]'
+	touch $@
+
 $(VENV)/.all: pyproject.toml
 	@echo "Installing bestiary with everything, torch and the tools of the tests among it, into $(VENV) (several GB)."
 	$(PYTHON) -m venv $(VENV)
-	$(INSTALL) '.[all,dev]'
+	$(INSTALL) '.[all,dev,docs]'
 	touch $@
 
 clean:

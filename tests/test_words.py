@@ -15,7 +15,7 @@ PACKAGE = Path(bestiary.__file__).parent
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(path for suffix in ("html", "js", "toml") for path in PACKAGE.rglob(f"*.{suffix}"))
 NAMES_AND_HISTORY = ("glossary.md", "log.md")
-DOCUMENTS = [ROOT / "README.md", *(p for p in sorted((ROOT / "docs").glob("*.md")) if p.name not in NAMES_AND_HISTORY)]
+DOCUMENTS = [ROOT / "README.md", *(p for p in sorted((ROOT / "docs").rglob("*.md")) if p.name not in NAMES_AND_HISTORY)]
 REPLACED = re.compile(
     r"told apart|\bdealt\b|\banew\b|\blearnt\b|to learn from|to choose by|stood out|witness|\bdoubting\b"
     r"|parts? of (a|the) split|\btrainings\b|not sure|promised|flattered|torn apart|on (its|their) side"

@@ -57,7 +57,7 @@ def predict(
 ) -> Predictions:
     """Return a prediction for each picture, in order; a picture that cannot be read has one with `error`.
 
-    pictures: a path, a folder with all its pictures, a pattern such as "new/**/*.jpg", bytes of a file, a Pillow image,
+    pictures: a path, a folder with all its pictures, a pattern such as `new/**/*.jpg`, bytes of a file, a Pillow image,
     uint8 pixels (height, width, 3), or a list of these; for a model of boxes, what `bestiary.read_boxes` returns.
     sets: adds conformal prediction sets with this coverage, such as 0.95. group: a rule of events, "folder",
     "regex:PATTERN" (on paths) or "time:60s" (EXIF); then `events` of the result has an answer for each. max_pixels: of
