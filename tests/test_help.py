@@ -15,7 +15,8 @@ from bestiary import cli
 from bestiary.cli.app import COMMANDS
 from bestiary.cli.options import build_recipe, parse_duration
 from bestiary.cli.usage import HINTS
-from bestiary.training.recipe_checks import check_no_unused_settings, setting_consumers
+from bestiary.settings_reference import setting_consumers
+from bestiary.training.recipe_checks import check_no_unused_settings
 from bestiary.tune.search_space import build_search_space
 from commands import Call
 

@@ -61,6 +61,7 @@ BASE = (
     "recipe_files",
     "recipe_sections",
     "recipe",
+    "settings_reference",
     "recipe_arguments",
     "tried_backbones",
     "checks",

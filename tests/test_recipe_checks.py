@@ -12,11 +12,10 @@ from bestiary.errors import MissingExtraError, RecipeError
 from bestiary.recipe import Recipe
 from bestiary.recipe_files import builtin_recipes, read_toml
 from bestiary.recipe_sections import METHODS
+from bestiary.settings_reference import SETTING_CONSUMERS, setting_consumers
 from bestiary.training.recipe_checks import (
-    SETTING_CONSUMERS,
     check_no_unused_settings,
     check_recipe_supported,
-    setting_consumers,
 )
 
 

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 class Recipe(Section):
     """An experiment. Create one with `Recipe.of`, `Recipe.read` or keyword sections; `resolve` adds every default."""
 
-    seed: int = Field(0, ge=0, lt=2**32)
+    seed: int = Field(0, ge=0, lt=2**32, description="seed of the split, of training and of resampling")
     data: DataConfig = DataConfig()
     picture: InputConfig = InputConfig()
     model: ModelConfig = ModelConfig()

@@ -16,8 +16,9 @@ from bestiary.evaluation.multi_seed import RecipePair
 from bestiary.recipe import Recipe
 from bestiary.recipe_files import apply_overrides, builtin_recipes, load_recipe_values
 from bestiary.recipe_sections import METHODS
+from bestiary.settings_reference import setting_consumers
 from bestiary.training.backbone_choice import settle_single_backbone
-from bestiary.training.recipe_checks import check_recipe_supported, learner_name, setting_consumers
+from bestiary.training.recipe_checks import check_recipe_supported, learner_name
 
 PRESETS = ("original", "crop")
 LONGER_TIMES = 3  # factor of the epochs of the preset's longer recipe

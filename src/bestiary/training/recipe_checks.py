@@ -12,48 +12,10 @@ from bestiary.models.efficientnet_lite import BACKBONES
 from bestiary.models.onnx_surgery import STAGES, count_frozen_stages
 from bestiary.recipe import Recipe, ResolvedRecipe
 from bestiary.recipe_sections import AugmentConfig
+from bestiary.settings_reference import PRETRAINED, SCRATCH, setting_consumers
 from bestiary.training.backbone_checks import check_backbone
 
-# The learners: methods, and the networks of `scratch`. Each setting of a recipe is listed with its consumers.
 BUNDLED = " or ".join([", ".join([*BACKBONES][:-1]), [*BACKBONES][-1]])
-ALL = ("probe", "finetune", "resnet", "plain")
-PRETRAINED = ("probe", "finetune")
-LOOP = ("finetune", "resnet", "plain")
-SCRATCH = ("resnet", "plain")
-SETTING_CONSUMERS: dict[tuple[str, ...], dict[str, str]] = {
-    ALL: {
-        "data": "classes label_depth min_per_class split val_fraction test_fraction folds near_duplicates suspects"
-        " near_duplicate_bits group site crop",
-        "picture": "size fit normalise max_pixels max_bytes",
-        "model": "method",
-        "features": "engine precision device",
-        "train": "balance",
-        "evaluate": "resamples coverage costs thresholds learning_curve prove",
-    },
-    PRETRAINED: {"model": "backbone weights", "probe": "regularisation views"},
-    LOOP: {
-        "augment": "mirror crop_min_area colour_jitter erasing vertical_mirror turn policy",
-        "train": "epochs batch_size learning_rate weight_decay momentum label_smoothing optimiser schedule"
-        " warmup_epochs patience_epochs precision size_from size_to checkpoint_seconds device",
-    },
-    SCRATCH: {"model": "network filters"},
-    ("probe",): {
-        "onnx": "layout channel_order white mean std output output_layout prefix_tokens pooling",
-    },
-    ("finetune",): {"train": "unfreeze_stages views"},
-    ("resnet",): {"model": "mirror_mean"},
-    ("plain",): {"model": "kernel_size batch_norm pooling activation stage_dropout hidden dropout"},
-}
-
-
-def setting_consumers() -> dict[tuple[str, str], tuple[str, ...]]:
-    """Return the learners that use each setting, by section and key."""
-    return {
-        (section, key): users
-        for users, sections in SETTING_CONSUMERS.items()
-        for section, keys in sections.items()
-        for key in keys.split()
-    }
 
 
 def check_no_unused_settings(recipe: Recipe) -> None:
