@@ -19,7 +19,7 @@ from bestiary.recipe_sections import METHODS
     [
         (
             {"train": {"epochz": 3}},
-            r'Unknown setting "train\.epochz"\. Did you mean "epochs"\? Known: balance, batch_size',
+            r'Unknown setting "train\.epochz"\. Did you mean "train\.epochs"\? Known: balance, batch_size',
         ),
         ({"modle": {"method": "probe"}}, r'Unknown setting "modle"\. Did you mean "model"\? Known: augment, data'),
         ({"train": {"zzz": 3}}, r'Unknown setting "train\.zzz"\. Known: balance'),

@@ -20,7 +20,7 @@ DONE, CHECK_FAILED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
 # In the order of `bestiary --help`; each is registered by the module of its name.
 COMMANDS = (
     *("audit", "train", "evaluate", "compare", "predict", "report", "export"),
-    *("embed", "runs", "serve", "review", "tune", "study", "fetch", "demo", "doctor"),
+    *("embed", "runs", "serve", "review", "tune", "study", "fetch", "demo", "settings", "doctor"),
 )
 
 
