@@ -98,6 +98,8 @@ def measure_files(
     measured = _drop_stale(cached.join(files, on=files.columns, how="semi", maintain_order="left"))
     missing = files.join(measured, on=KEY, how="anti", maintain_order="left").select(KEY)
     unrelated = cached.join(files, on=KEY, how="anti", maintain_order="left")
+    if measured.height and missing.height:
+        title = f"{title} that are new or changed"
     new, saved = pl.DataFrame(schema=MEASUREMENT_COLUMNS), time.monotonic()
     for rows in _iter_tables(_measure_all(missing, limits, context, rules, title)):
         new = pl.concat([new, rows])
