@@ -13,6 +13,7 @@ pytest.importorskip("sklearn")
 
 from bestiary import cli
 from bestiary.cli.app import COMMANDS
+from bestiary.cli.option_groups import EXCEPTIONS, GROUPS, UNGROUPED
 from bestiary.cli.options import build_recipe, parse_duration
 from bestiary.cli.usage_errors import EQUIVALENTS, HINTS, describe_equivalent
 from bestiary.settings_reference import setting_consumers
@@ -123,3 +124,31 @@ def test_without_arguments_the_help_is_shown(bestiary: Call) -> None:
     code, out, err = bestiary()
     assert (code, out) == (2, "")
     assert err == bestiary("--help").out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_options_are_in_groups_and_nothing_is_in_the_words_of_a_programmer(bestiary: Call, name: str) -> None:
+    text = bestiary(name, "--help").out
+    assert UNGROUPED not in text, f"Add the new option of {name} to a group in cli/option_groups.py."
+    sections = re.findall(r"^(\S.*):$", text, re.MULTILINE)
+    expected = [group for group in ("Arguments", *GROUPS, "Examples") if group in sections]
+    assert sections == expected
+    assert "Every command" in sections
+    for word in ("<str>", "<int", "<path>", "list[", "<=x", "x>=", "[required]", "...", "{"):
+        assert word not in text.partition("Examples:")[0].replace("[label[,note", "")
+    for param in GROUP.commands[name].params:
+        shown = max(param.opts, key=len) if param.param_type_name == "option" else param.metavar.strip("[]")
+        assert shown in text
+
+
+def test_every_grouped_option_exists_once() -> None:
+    listed = [option for options in GROUPS.values() for option in options]
+    known = {name for command in GROUP.commands.values() for param in command.params for name in param.opts}
+    cluster = {"--cluster", "--workers"}
+    assert len(listed) == len(set(listed))
+    assert set(listed) - known - cluster == {"--help"}
+    assert {(command, option) for command, option in EXCEPTIONS if option not in option_names(command)} == set()
+
+
+def option_names(command: str) -> set[str]:
+    return {name for param in GROUP.commands[command].params for name in param.opts}

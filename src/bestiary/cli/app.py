@@ -70,7 +70,7 @@ app = typer.Typer(
     help="Turn a folder of labelled pictures into a classifier that you can trust.",
     epilog="bestiary train pictures\nbestiary COMMAND --help",
     context_settings={"help_option_names": ["-h", "--help"]},
-    add_completion=False,
+    add_completion=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )

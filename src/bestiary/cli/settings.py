@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bestiary.cli.app import app
+from bestiary.cli.completion import complete_setting
 from bestiary.cli.options import AsJson, Quiet, Threads
 from bestiary.cli.output import print_json
 from bestiary.cli.usage import CommandWithExamples
@@ -35,7 +36,11 @@ class SettingsFormat(StrEnum):
 def settings(
     words: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[WORD…]", help="Only settings whose name, section or meaning has all these words."),
+        typer.Argument(
+            metavar="[WORD…]",
+            help="Only settings whose name, section or meaning has all these words.",
+            autocompletion=complete_setting,
+        ),
     ] = None,
     form: Annotated[SettingsFormat, typer.Option("--format", help="Output format.")] = SettingsFormat.text,
     threads: Threads = None,  # noqa: ARG001 - every command takes it
