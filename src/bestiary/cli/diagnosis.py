@@ -16,6 +16,7 @@ from bestiary.machine import available_cores
 from bestiary.models.accelerators import explain_unavailable, read_accelerator
 from bestiary.models.device_proof import iter_proofs
 from bestiary.models.engine import has_bfloat16, has_openvino
+from bestiary.models.graph_cache import GRAPHS
 from bestiary.processor import read_processor
 
 # What each extra is for; the modules of those that `errors.EXTRAS` does not list.
@@ -48,7 +49,7 @@ CACHES = {
     "duplicates": "comparisons of pictures",
     "label-check": "label checks",
     "archives": "unpacked archives",
-    "trunks": "graphs of backbones",
+    GRAPHS: "graphs of backbones",
     "engines": "measured speeds of engines",
     "devices": "proofs of accelerators",
     "verified": "proofs of models on this processor",
