@@ -87,7 +87,7 @@ def format_settings(listed: Sequence[Setting], sections: dict[str, str], width: 
     for section in dict.fromkeys(setting.section for setting in listed):
         title = f"[{section}] {sections[section]}" if section else "Outside the sections"
         own = [_format_setting(setting, width) for setting in listed if setting.section == section]
-        blocks.append("\n".join([title, *own]))
+        blocks.append("\n".join([textwrap.fill(title, width, subsequent_indent="  "), *own]))
     example = f"{listed[0].name}=VALUE"
     blocks.append(f"Set one with `bestiary train PICTURES --set {example}`, or in a TOML file for --recipe.")
     return "\n\n".join(blocks)
