@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Errors only: no progress, no notice of a newer pip, no warning about root.
-INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input -e
+# Errors only: no progress, no notice of a newer pip, no warning about root, which is about other environments.
+INSTALL := PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_WARN_SCRIPT_LOCATION=1 \
+	$(BIN)/python -W ignore -m pip install -qq --no-input -e
 
 .PHONY: demo test check docs clean
 

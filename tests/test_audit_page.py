@@ -21,7 +21,7 @@ from bestiary.errors import MachineError
 from bestiary.label_issue_summary import LabelIssueSummary
 from bestiary.report import audit_cards
 from bestiary.report.audit_page import MAX_PICTURES, fair_shares, write_audit_page
-from bestiary.report.thumbnails import thumbnail_data_uri
+from bestiary.thumbnails import thumbnail_data_uri
 
 HOSTILE = '<script>alert("1")</script> & Bär'
 MOST_BYTES = 20_000_000

@@ -137,22 +137,46 @@ def test_json_without_a_command_is_explained(bestiary: Call) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["fly"], "No such command 'fly'"),
-        (["train", "--fast"], "No such option"),
+        (["fly"], 'bestiary has no command "fly"'),
+        (["train", "--fast"], "bestiary train has no --fast. Run `bestiary train --help` for all options."),
         (["train"], "PICTURES is missing"),
         (["train", "x", "--method", "magic"], 'Unknown value "magic" for --method. Known: finetune, probe, scratch.'),
         (["train", "x", "--method", "scatch"], 'Did you mean "scratch"?'),
-        (["train", "x", "--threads", "0"], "equal to 1. Run `bestiary train --help` for all options."),
-        (["train", "--method"], "requires an argument. Run `bestiary train --help` for all options."),
+        (["train", "x", "--threads", "0"], 'at least 1; got "0". Run `bestiary train --help` for all options.'),
+        (["train", "--method"], "needs a value, and there is none. Run `bestiary train --help` for all options."),
         (["train", "x", "--seed", "-1"], "--seed"),
-        (["predict"], "Missing argument"),
-        (["predict", "run"], "Missing argument"),
+        (["predict"], "RUN is missing"),
+        (["predict", "run"], "PATH… is missing"),
         (["predict", "run", "x.jpg", "--format", "xml"], 'Unknown value "xml" for --format. Known: camtrap-dp, csv'),
         (["train", "x", "--resume", "run"], "PICTURES cannot be given with --resume"),
     ],
 )
 def test_wrong_usage_ends_with_2(bestiary: Call, arguments: Sequence[str], says: str) -> None:
     assert says in one_message(bestiary(*arguments))
+
+
+def test_a_folder_of_runs_is_no_run(bestiary: Call, tmp_path: Path) -> None:
+    (tmp_path / "runs" / "first").mkdir(parents=True)
+    (tmp_path / "runs" / "first" / "bundle.json").write_text("{}")
+    said = one_message(bestiary("predict", "runs", "x.jpg"))
+    assert said == f"runs is a folder of runs, and no run itself. Give one of them: {Path('runs') / 'first'}.\n"
+
+
+def test_pictures_without_class_folders_say_where_they_belong(bestiary: Call, tmp_path: Path) -> None:
+    folders_of(tmp_path / "pictures", cat=3)
+    said = one_message(bestiary("train", "pictures/cat"))
+    assert f"give the folder that has them all, {tmp_path / 'pictures'};" in said
+    for picture in (tmp_path / "pictures" / "cat").iterdir():
+        picture.rename(picture.with_suffix(".txt"))
+    assert "give the folder that has them all" not in one_message(bestiary("train", "pictures/cat"))
+
+
+def test_a_finished_run_is_not_offered_to_be_resumed(bestiary: Call, tmp_path: Path) -> None:
+    folders_of(tmp_path / "pictures", cat=3)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "report.html").write_text("")
+    said = one_message(bestiary("train", "pictures", "--out", "run"))
+    assert said == f"run exists already, and is finished: {Path('run') / 'report.html'}. Choose another --out.\n"
 
 
 # ---- Bad input -------------------------------------------------------------------------------------------------------
@@ -732,6 +756,10 @@ def test_demo_draws_trains_and_reports(bestiary: Call, tmp_path: Path) -> None:
     assert done.code == 0
     assert done.out.splitlines()[-1] == f"Report: {tmp_path / 'demo' / 'run' / 'report.html'}"
     assert (tmp_path / "demo" / "run" / "report.html").is_file()
+    assert "Then your own pictures" in done.err
+    again = one_message(bestiary("demo", "--out", tmp_path / "demo"))
+    assert f"its report: {tmp_path / 'demo' / 'run' / 'report.html'}. For another one, add --out FOLDER." in again
+    (tmp_path / "demo" / "run" / "report.html").unlink()
     assert "not an empty folder" in one_message(bestiary("demo", "--out", tmp_path / "demo"))
 
 

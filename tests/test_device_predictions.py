@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
+import re
 import sys
+import tomllib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -346,8 +349,6 @@ def test_doctor_says_why_something_is_not_used(monkeypatch: pytest.MonkeyPatch, 
 def test_doctor_names_card_proofs_and_extras(
     monkeypatch: pytest.MonkeyPatch, card: StandIn, command: Call, run: Path
 ) -> None:
-    import importlib.util
-
     Predictor(run, device="cuda")
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "kagglehub" else find(name))
@@ -362,6 +363,31 @@ def test_doctor_names_card_proofs_and_extras(
     text = command("doctor", "--no-torch")[1]
     assert f"cuda: CUDA on {CARD}" in text
     assert "fetch (download collections): missing kagglehub" in text
+
+
+def test_doctor_names_extras_and_caches_with_their_sizes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: Call
+) -> None:
+    (tmp_path / "features").mkdir()
+    (tmp_path / "features" / "one").write_bytes(b"x" * 2_500_000)
+    monkeypatch.setenv("BESTIARY_CACHE", str(tmp_path))
+    find = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name in ("torch", "ray") else find(name))
+    monkeypatch.setattr(sys, "platform", "linux")
+    code, out, err = command("doctor")
+    assert (code, err) == (0, "")  # no torch, so that none is loaded
+    assert f"  {tmp_path}: 2.5 MB; safe to delete; set by BESTIARY_CACHE" in out
+    assert "    features (features of pictures): 2.5 MB" in out
+    assert "    mps: MPS is a part of macOS, and this is another system" in out
+    assert "bestiary doctor says why" not in out
+    assert re.search(r"  cluster \(work on a Ray cluster\): missing ray; .*pip install .*\[cluster\]", out)
+    assert re.search(
+        r"  torch \(.*\): missing torch.*; .*\[torch\]\"?; about 5 GB with CUDA; without an NVIDIA card", out
+    )
+    facts = json.loads(command("doctor", "--json")[1])
+    assert facts["cache"]["parts"] == {"features": 2.5}
+    extras = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
+    assert facts["extras"].keys() == extras["project"]["optional-dependencies"].keys() - {"all", "test", "dev"}
 
 
 def test_doctor_asks_torch(command: Call) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from bestiary.errors import InputError
 from bestiary.events import Event, EventReporter, choose_reporter
-from bestiary.progress import LogReporter, RichReporter, SilentReporter
+from bestiary.progress import NotebookReporter, RichReporter, SilentReporter
 from listening import Listening
 
 
@@ -74,7 +74,7 @@ def test_progress_is_shown_on_a_terminal_and_in_a_notebook(monkeypatch: pytest.M
     assert isinstance(choose_reporter(), SilentReporter)
     notebook = SimpleNamespace(get_ipython=lambda: SimpleNamespace(kernel=object()))
     monkeypatch.setitem(sys.modules, "IPython", notebook)
-    assert isinstance(choose_reporter(), LogReporter)
+    assert isinstance(choose_reporter(), NotebookReporter)
     assert isinstance(choose_reporter(quiet=True), SilentReporter)
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: SimpleNamespace()))
     assert isinstance(choose_reporter(), SilentReporter)  # IPython in a terminal whose stderr goes elsewhere

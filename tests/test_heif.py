@@ -23,7 +23,7 @@ from bestiary.inference.inputs import find_pictures
 from bestiary.picture import LIMITS, DecodeLimits, decode, load, open_picture, to_upright_rgb
 from bestiary.picture_formats import PICTURE_SUFFIXES
 from bestiary.preprocess import Preprocessing
-from bestiary.report.thumbnails import thumbnail_data_uri
+from bestiary.thumbnails import thumbnail_data_uri
 from test_colour_profile import ADOBE, P3, gap, rgb_profile, to_space
 from test_colour_profile import scene as colours
 from test_picture import STORED, difference, scene

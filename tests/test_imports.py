@@ -54,6 +54,7 @@ BASE = (
     "table_columns",
     "picture",
     "crops",
+    "thumbnails",
     "preprocess",
     "group_rules",
     "result_cache",

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 import polars as pl
 import pytest
+from PIL import Image
 
 pytest.importorskip("sklearn")
 
@@ -85,6 +86,23 @@ def test_each_picture_goes_through_the_backbone_once(
     again = train(collection, tmp_path / "again")
     assert counts == {}
     assert again.metrics["accuracy"] == run.metrics["accuracy"]
+
+
+def test_a_deep_picture_of_the_test_split_costs_no_second_pass(
+    collection: SyntheticDataset, tmp_path: Path, counts: dict[str, int]
+) -> None:
+    """Its samples are scaled by its own range, which is no rule of the features of the other pictures."""
+    folder, bits = tmp_path / "pictures", np.random.default_rng(0).integers(0, 3000, (40, 40)).astype(np.uint16)
+    for label in ("bird", "fish"):
+        for number, picture in enumerate(sorted((collection.folder / label).iterdir())):
+            split = folder / ("test", "val", "train", "train", "train")[number % 5] / label
+            split.mkdir(parents=True, exist_ok=True)
+            shutil.copy(picture, split)
+    Image.fromarray(bits).save(folder / "test" / "bird" / "deep.png")
+    run = flow.train(folder, recipe=SMALL, out=tmp_path / "run", threads=1)
+    pictures = run_folder.read_pictures(run.path)
+    assert pictures.filter(pl.col("deep_low").is_not_null())["split"].to_list() == ["test"]
+    assert sum(counts.values()) == pictures["sha256"].n_unique()
 
 
 def test_cross_validation_computes_every_picture_in_float32_once(

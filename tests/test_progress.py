@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import shutil
 import time
+from pathlib import Path
 
 import pytest
 
@@ -22,12 +24,12 @@ def test_a_step_that_takes_long_is_no_silence(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(progress, "LINE_EVERY_SECONDS", 0.02)
-    with LogReporter().progress("Checking labels", 5) as advance:
+    with LogReporter().progress("Reading pictures", 5) as advance:
         time.sleep(0.3)  # the first step has not ended
         advance(5)
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "Checking labels: 0 of 5, 0 s so far"
-    assert lines[-1].startswith("Checking labels: 5 in ")
+    assert lines[0] == "Reading pictures: 0 of 5, 0 s so far"
+    assert lines[-1].startswith("Reading pictures: 5 in ")
     assert 5 <= len(lines) < 0.3 / 0.02  # after the first three, every third
 
 
@@ -47,6 +49,22 @@ def test_titles_get_the_number_of_their_stage(capsys: pytest.CaptureFixture[str]
 def test_the_stages_of_an_outer_job_are_counted() -> None:
     outer = number_stages(LogReporter(), "tune")
     assert number_stages(outer, "resume") is outer
+
+
+def test_cached_results_are_not_counted_as_all_pictures(
+    collection: SyntheticDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second audit reads only what it must, and says so; the number of checked labels is no result."""
+    monkeypatch.setenv("BESTIARY_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "pictures"
+    shutil.copytree(collection.folder, folder)
+    flow.audit(folder, reporter=LogReporter())
+    assert "Reading pictures: 120 in" in capsys.readouterr().err
+    shutil.copy(next((folder / "bird").iterdir()), folder / "bird" / "new.png")
+    flow.audit(folder, reporter=LogReporter())
+    second = capsys.readouterr().err
+    assert "Reading pictures that are new or changed: 1 in" in second
+    assert "Checking labels: done in" in second
 
 
 def test_all_stages_of_training_and_evaluation_are_reported(

@@ -19,13 +19,13 @@ from bestiary.recipe_sections import METHODS
     [
         (
             {"train": {"epochz": 3}},
-            r'Unknown setting "train\.epochz"\. Did you mean "epochs"\? Known: balance, batch_size',
+            r'Unknown setting "train\.epochz"\. Did you mean "train\.epochs"\? Known: balance, batch_size',
         ),
         ({"modle": {"method": "probe"}}, r'Unknown setting "modle"\. Did you mean "model"\? Known: augment, data'),
         ({"train": {"zzz": 3}}, r'Unknown setting "train\.zzz"\. Known: balance'),
         ({"train": 3}, r'"train" is a section; give its keys, for example train\.epochs\.'),
-        ({"train": {"epochs": "many"}}, r"Setting \"train\.epochs\": .*valid integer.* got 'many'\."),
-        ({"train": {"epochs": 0}}, r'Setting "train\.epochs": .*greater than or equal to 1; got 0\.'),
+        ({"train": {"epochs": "many"}}, r"Setting \"train\.epochs\": expected a whole number; got 'many'\."),
+        ({"train": {"epochs": 0}}, r'Setting "train\.epochs": expected at least 1; got 0\.'),
         ({"model": {"method": "prob"}}, r"Setting \"model\.method\": .*'probe', 'finetune' or 'scratch'; got 'prob'\."),
         (
             {"picture": {"fit": "stretch"}},
@@ -38,7 +38,7 @@ from bestiary.recipe_sections import METHODS
         ({"data": {"classes": "cat"}}, r'Setting "data\.classes": .*a list, such as .*; got \'cat\''),
         ({"data": {"val_fraction": 0.46, "test_fraction": 0.46}}, r"data\.test_fraction = 0\.92 leaves too little"),
         ({"train": {"learning_rate": float("inf")}}, r'Setting "train\.learning_rate": .*finite'),
-        ({"seed": -1}, r'Setting "seed": .*greater than or equal to 0; got -1\.'),
+        ({"seed": -1}, r'Setting "seed": expected at least 0; got -1\.'),
     ],
 )
 def test_a_setting_that_cannot_be_is_named_with_what_was_expected(asked: dict[str, Any], message: str) -> None:
@@ -254,7 +254,7 @@ def test_sizes_and_rates_follow_network_and_optimiser() -> None:
         ({"augment": {"turn": "quarter"}}, r"'none', 'quarters' or 'any'; got 'quarter'\. Did you mean \"quarters\"\?"),
         ({"augment": {"policy": "randaugment"}}, r"got 'randaugment'\.$"),
         ({"augment": {"turn": 90}}, r'Setting "augment\.turn": .*got 90\.$'),
-        ({"augment": {"vertical_mirror": 2}}, r'Setting "augment\.vertical_mirror": .*less than or equal to 1'),
+        ({"augment": {"vertical_mirror": 2}}, r'Setting "augment\.vertical_mirror": expected at most 1'),
         ({"probe": {"views": "mirrored"}}, r"got 'mirrored'\. Did you mean \"mirror\"\?"),
         ({"augment": {"rotate": "any"}}, r'Unknown setting "augment\.rotate"\.'),
     ],

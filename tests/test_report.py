@@ -36,8 +36,8 @@ from bestiary.report.run_files import read_run
 from bestiary.report.run_files import test_predictions as predictions_of_test
 from bestiary.report.run_report import render_run_report, write_report
 from bestiary.report.run_summary import RunSummary, summarise_run
-from bestiary.report.thumbnails import LARGEST_BYTES, thumbnail_data_uri
 from bestiary.text import format_percent
+from bestiary.thumbnails import LARGEST_BYTES, thumbnail_data_uri
 from bestiary.training.backbone_checks import check_backbone
 from bestiary.training.recipe_checks import check_no_unused_settings
 from tiny_model import coloured, write_run

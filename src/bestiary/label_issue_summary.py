@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from bestiary.checks import DOUBTFUL_LABEL, AuditCheck, find_check
 
+MAX_WIDTH = 0.9  # of an interval of one label: a wider one says nothing
 MIN_PRECISION = 0.5  # with a lower expected precision, suspect labels are called doubtful
 
 
@@ -50,7 +51,11 @@ class LabelIssueSummary:
         'Of 40 suspect labels, about 34 (28 to 38) are expected to be wrong, a low estimate.'
         >>> LabelIssueSummary(1, 0.97, 0.04, 0.0, 0.1).describe()
         'The doubtful label is expected to be wrong with a probability of 4 % (0 to 10 %).'
+        >>> LabelIssueSummary(1, 0.97, 0.02, 0.0, 1.0).describe()
+        'The doubtful label may be wrong: one is too few to estimate its probability.'
         """
+        if self.count == 1 and self.high - self.low > MAX_WIDTH:
+            return f"The {self.kind} label may be wrong: one is too few to estimate its probability."
         if self.count == 1:
             percent = f"{100 * self.precision:.0f} % ({100 * self.low:.0f} to {100 * self.high:.0f} %)"
             return f"The {self.kind} label is expected to be wrong with a probability of {percent}."

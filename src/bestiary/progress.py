@@ -1,4 +1,4 @@
-"""Progress and notices on stderr: live bars on a terminal, plain lines elsewhere, nothing when quiet."""
+"""Progress and notices: live bars on a terminal (stderr) and in a notebook, lines elsewhere, nothing when quiet."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol, TypeVar
 
+UPDATE_EVERY_SECONDS = 0.2  # of a bar in a notebook
 LINE_EVERY_SECONDS, FREQUENT_LINES = 10.0, 3  # of a task; then every third of these lines is written
 
 # Beginnings of titles whose steps are no pictures: their number would be taken for a result, such as 118 duplicates.
 UNCOUNTED = (
     "Searching for duplicates",
     "Checking for shortcuts",
+    "Checking labels",
     "Estimating the time",
     "Fitting the head",
     "Learning curve",
@@ -161,6 +163,50 @@ class RichReporter:
         self.info(_format_end(title, int(done), time.monotonic() - started))
 
 
+class NotebookReporter:
+    """A bar for each task in the output of a notebook's cell, updated in its own line; notices as lines of text."""
+
+    def info(self, text: str) -> None:
+        """Show the notice as a line."""
+        from IPython.display import display
+
+        display({"text/plain": text}, raw=True)
+
+    @contextlib.contextmanager
+    def progress(self, title: str, total: int | None) -> Iterator[Advance]:
+        """Show a bar with rate and time left, which the last line of the task replaces."""
+        from IPython.display import display
+
+        started = updated = time.monotonic()
+        done, lock = 0, threading.Lock()
+        handle = display(_format_bar(title, 0, total, 0.0), raw=True, display_id=True)
+
+        def advance(steps: int) -> None:
+            nonlocal done, updated
+            with lock:
+                done, now = done + steps, time.monotonic()
+                is_due = now - updated >= UPDATE_EVERY_SECONDS
+                updated = now if is_due else updated
+            if is_due:
+                handle.update(_format_bar(title, done, total, now - started), raw=True)
+
+        yield advance
+        handle.update({"text/plain": _format_end(title, done, time.monotonic() - started)}, raw=True)
+
+
+def _format_bar(title: str, done: int, total: int | None, seconds: float) -> dict[str, str]:
+    """Return a bar as text, and as HTML in the colours of the notebook.
+
+    >>> _format_bar("Reading <pictures>", 600, 1800, 30.0)["text/html"]
+    '<progress value="600" max="1800"></progress> Reading &lt;pictures&gt;: 600 of 1,800, 20 a second, 60 s left'
+    """
+    from html import escape
+
+    text = f"{title}: {_format_progress(done, total, seconds)}"
+    value = f' value="{done}" max="{max(total, done, 1)}"' if total is not None else ""
+    return {"text/plain": text, "text/html": f"<progress{value}></progress> {escape(text)}"}
+
+
 def is_notebook() -> bool:
     """Return whether this runs in a notebook, whose output is stderr's but no terminal."""
     ipython = sys.modules.get("IPython")
@@ -169,10 +215,10 @@ def is_notebook() -> bool:
 
 
 def make_interactive_reporter(*, quiet: bool) -> Reporter:
-    """Return the reporter of the Python interface: bars on a terminal, lines in a notebook, nothing in a script."""
-    if quiet or not (sys.stderr.isatty() or is_notebook()):
-        return SilentReporter()
-    return make_reporter(quiet=False)
+    """Return the reporter of the Python interface: bars on a terminal and in a notebook, nothing in a script."""
+    if not quiet and is_notebook():
+        return NotebookReporter()
+    return make_reporter(quiet=quiet or not sys.stderr.isatty())
 
 
 def make_reporter(*, quiet: bool) -> Reporter:

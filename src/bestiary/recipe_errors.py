@@ -9,10 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
-from bestiary.errors import RecipeError, did_you_mean
+from bestiary.errors import MAX_NAMES, RecipeError
+from bestiary.text import format_names
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
+
+# Of pydantic's messages -> shorter ones.
+PLAIN_WORDS = {
+    "Input should be": "expected",
+    "greater than or equal to": "at least",
+    "less than or equal to": "at most",
+    "a valid tuple": "a list, such as [1, 2]",
+    "a valid ": "a ",
+    "a integer": "a whole number",
+    ", unable to parse string as a number": "",
+    ", unable to parse string as an integer": "",
+}
 
 
 def check_keys(values: Mapping[str, Any], recipe: type[BaseModel]) -> None:
@@ -24,7 +37,9 @@ def format_validation_error(error: ValidationError) -> str:
     """Return the first fault as a sentence with the setting and its value."""
     first = error.errors()[0]
     name = ".".join(str(part) for part in first["loc"]) or "recipe"
-    message = first["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list, such as [1, 2]")
+    message = first["msg"].removeprefix("Value error, ")
+    for words, plain in PLAIN_WORDS.items():
+        message = message.replace(words, plain)
     if isinstance(first["input"], BaseModel | dict):
         return f"{name}: {message}."
     return f'Setting "{name}": {message}; got {first["input"]!r}.{_suggest_name(first)}'
@@ -43,14 +58,22 @@ def _check_section_keys(
 ) -> None:
     for key, value in values.items():
         if key not in model.model_fields:
-            hint = f"{_suggest_section(key, recipe)}{did_you_mean(key, model.model_fields)}"
-            raise RecipeError(f'Unknown setting "{prefix}{key}". {hint}')
+            hint = _suggest_section(key, recipe) or _suggest_key(key, model, prefix)
+            names = format_names(sorted(model.model_fields), MAX_NAMES)
+            listing = f"`bestiary settings{f' {prefix[:-1]}' if prefix else ''}` explains them"
+            raise RecipeError(f'Unknown setting "{prefix}{key}". {hint}Known: {names}; {listing}.')
         section = model.model_fields[key].annotation
         if isinstance(section, type) and issubclass(section, BaseModel):
             if not isinstance(value, Mapping):
                 example = f"{key}.{next(iter(section.model_fields))}"
                 raise RecipeError(f'"{prefix}{key}" is a section; give its keys, for example {example}.')
             _check_section_keys(value, section, recipe, f"{prefix}{key}.")
+
+
+def _suggest_key(key: str, model: type[BaseModel], prefix: str) -> str:
+    """Return a question with the nearest setting of a section, empty if none is near."""
+    close = difflib.get_close_matches(key, model.model_fields, n=1)
+    return f'Did you mean "{prefix}{close[0]}"? ' if close else ""
 
 
 def _suggest_section(key: str, recipe: type[BaseModel]) -> str:

@@ -89,6 +89,8 @@ def require_free_folder(out: Path | None) -> None:
         require_local_path(out)
     if out is not None and is_occupied(out):
         name = shlex.quote(str(out))
+        if (out / "report.html").exists():
+            raise RunError(f"{out} exists already, and is finished: {out / 'report.html'}. Choose another --out.")
         raise RunError(f"{out} exists already. Choose another --out, or go on with it: bestiary train --resume {name}")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import re
 import sys
 import warnings
 from typing import Annotated, Any, NoReturn
@@ -13,22 +12,33 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from bestiary.cli.usage import describe_equivalent, write_examples
-from bestiary.errors import BestiaryError, InterruptedRun, UserError, did_you_mean
+from bestiary.cli.usage import write_examples
+from bestiary.cli.usage_errors import UsageError, describe_unknown_command, describe_usage_error
+from bestiary.errors import BestiaryError, InterruptedRun, UserError
 
 DONE, CHECK_FAILED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
 # In the order of `bestiary --help`; each is registered by the module of its name.
 COMMANDS = (
     *("audit", "train", "evaluate", "compare", "predict", "report", "export"),
-    *("embed", "runs", "serve", "review", "tune", "study", "fetch", "demo", "doctor"),
+    *("embed", "runs", "serve", "review", "tune", "study", "fetch", "demo", "settings", "doctor"),
 )
-UsageError: Any = typer.BadParameter.__mro__[1]  # click's or typer's own, depending on the version of typer
-CHOICE_SEPARATOR = "', '"
-INVALID_CHOICE = re.compile(r"Invalid value for '(.+?)': (?:Value error, )?'(.*)' is not one of ('.*')\.")
 
 
 class BestiaryGroup(TyperGroup):
     """The group of all commands; turns Ctrl-C and usage errors into errors of bestiary."""
+
+    def make_context(self, *arguments: Any, **options: Any) -> Any:
+        """Read the options before the command."""
+        try:
+            return super().make_context(*arguments, **options)
+        except UsageError as error:
+            raise UserError(describe_usage_error(error, self, None)) from None
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the name, the command and its arguments."""
+        if self.get_command(ctx, args[0]) is None and not ctx.resilient_parsing:
+            raise UserError(describe_unknown_command(args[0], args[1:], self.commands))
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the requested command."""
@@ -37,8 +47,7 @@ class BestiaryGroup(TyperGroup):
         except KeyboardInterrupt:
             raise InterruptedRun(None) from None
         except UsageError as error:
-            hint = describe_equivalent(getattr(error, "option_name", ""), ctx.invoked_subcommand)
-            raise UserError(_usage_message(hint or error.format_message(), ctx)) from None
+            raise UserError(describe_usage_error(error, self, ctx.invoked_subcommand)) from None
         except ImportError as error:  # Ctrl-C while a compiled library was loading
             if isinstance(error.__cause__ or error.__context__, KeyboardInterrupt):
                 raise InterruptedRun(None) from None
@@ -61,8 +70,7 @@ app = typer.Typer(
     help="Turn a folder of labelled pictures into a classifier that you can trust.",
     epilog="bestiary train pictures\nbestiary COMMAND --help",
     context_settings={"help_option_names": ["-h", "--help"]},
-    no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -84,16 +92,6 @@ def main() -> None:
         os._exit(USER_ERROR)  # skips Python's flush of stdout, which would fail again
 
 
-def _usage_message(message: str, ctx: Any) -> str:
-    """Return a message about a wrong option or argument, with the expected values or the help command."""
-    if match := INVALID_CHOICE.fullmatch(message):
-        option, value, choices = match.groups()
-        return f'Unknown value "{value}" for {option}. {did_you_mean(value, choices[1:-1].split(CHOICE_SEPARATOR))}'
-    command = " ".join(filter(None, ("bestiary", ctx.invoked_subcommand)))
-    end = "" if message.endswith((".", "?")) else "."
-    return f"{message}{end} Run `{command} --help` for all options."
-
-
 def _exit_with_error(error: BestiaryError, code: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.write(f"{error}\n")
@@ -102,6 +100,7 @@ def _exit_with_error(error: BestiaryError, code: int) -> NoReturn:
 
 @app.callback(invoke_without_command=True)
 def _version(
+    ctx: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", help="Print what a bug report needs: versions, processor, inference engines.")
     ] = False,
@@ -117,3 +116,6 @@ def _version(
         raise UserError(
             "--json comes after a command, for example `bestiary audit PICTURES --json`, or with --version."
         )
+    if ctx.invoked_subcommand is None:
+        typer.echo(ctx.get_help(), err=True)
+        raise typer.Exit(USER_ERROR)

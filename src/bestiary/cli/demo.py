@@ -11,7 +11,7 @@ from bestiary.cli.app import app
 from bestiary.cli.options import AsJson, Quiet, Threads
 from bestiary.cli.output import print_run
 from bestiary.cli.usage import CommandWithExamples
-from bestiary.errors import require_extra
+from bestiary.errors import UserError, require_extra
 
 EXAMPLES = "bestiary demo\nbestiary demo --out demo"
 
@@ -30,6 +30,8 @@ def demo(
     from bestiary.locks import output_lock
     from bestiary.progress import make_reporter
 
+    if (page := out / "run" / "report.html").exists():
+        raise UserError(f"The demo is in {out} already; its report: {page}. For another one, add --out FOLDER.")
     reporter = make_reporter(quiet=quiet)
     with output_lock(out):
         dataset = make_synthetic_dataset(out / "pictures")
@@ -40,3 +42,6 @@ def demo(
     else:
         typer.echo((run.path / "classification_report.txt").read_text(encoding="utf-8"))
         typer.echo(f"Report: {(run.path / 'report.html').absolute()}")
+        reporter.info(
+            "Open it in a browser. Then your own pictures, in a folder for each class: bestiary train PICTURES"
+        )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from bestiary.machine import available_cores
 from bestiary.models.accelerators import explain_unavailable, read_accelerator
 from bestiary.models.device_proof import iter_proofs
 from bestiary.models.engine import has_bfloat16, has_openvino
+from bestiary.models.graph_cache import GRAPHS
 from bestiary.processor import read_processor
 
 # What each extra is for; the modules of those that `errors.EXTRAS` does not list.
@@ -24,6 +27,8 @@ PURPOSES = {
     "fetch": "download collections",
     "corruptions": "evaluate --corruptions",
     "tensorboard": "train --log tensorboard",
+    "mlflow": "train --log mlflow",
+    "cluster": "work on a Ray cluster",
     "heif": "HEIC and HEIF pictures",
 }
 MODULES = EXTRAS | {
@@ -31,7 +36,24 @@ MODULES = EXTRAS | {
     "fetch": ("kagglehub",),
     "corruptions": ("imagecorruptions",),
     "tensorboard": ("tensorboard",),
+    "mlflow": ("mlflow",),
+    "cluster": ("ray",),
     "heif": ("pillow_heif",),
+}
+# The folders of the cache -> what is in them.
+CACHES = {
+    "features": "features of pictures",
+    "activations": "inputs of the last stage, for --method finetune",
+    "pixels": "decoded pictures, for training of networks",
+    "inspections": "measurements of picture files",
+    "duplicates": "comparisons of pictures",
+    "label-check": "label checks",
+    "archives": "unpacked archives",
+    GRAPHS: "graphs of backbones",
+    "engines": "measured speeds of engines",
+    "devices": "proofs of accelerators",
+    "verified": "proofs of models on this processor",
+    "locks": "locks between processes",
 }
 
 
@@ -55,14 +77,20 @@ def diagnose(*, threads: int | None, with_torch: bool) -> dict[str, Any]:
             ],
         },
         "extras": {extra: _diagnose_extra(extra) for extra in PURPOSES},
-        "cache": {"folder": str(cache), "megabytes": _count_megabytes(cache)},
+        "cache": {
+            "folder": str(cache),
+            "set by": "BESTIARY_CACHE" if os.environ.get("BESTIARY_CACHE") else "default",
+            "megabytes": _count_megabytes(cache),
+            "parts": {path.name: _count_megabytes(path) for path in _list_folders(cache)},
+        },
     }
 
 
 def format_diagnosis(facts: dict[str, Any]) -> str:
     """Return the facts of `diagnose` as lines of text."""
     bfloat16, accelerators = facts["bfloat16"], facts["accelerators"]
-    lines = [format_versions(facts), "", "Precision of training features"]
+    versions = format_versions(facts).replace(" (bestiary doctor says why)", "")
+    lines = [versions, "", "Precision of training features"]
     lines += ["  float32: yes", f"  bfloat16: {bfloat16['reason'] or 'yes, where it is measured to be faster'}"]
     lines.append("Accelerators")
     for purpose in ("features and predictions (ONNX Runtime)", "training of networks (torch)"):
@@ -77,7 +105,10 @@ def format_diagnosis(facts: dict[str, Any]) -> str:
     for extra, state in facts["extras"].items():
         lines.append(f"  {extra} ({PURPOSES[extra]}): {_format_extra(state)}")
     cache = facts["cache"]
-    lines += ["Cache", f"  {cache['folder']}: {cache['megabytes']:,} MB; safe to delete"]
+    origin = "set by BESTIARY_CACHE" if cache["set by"] == "BESTIARY_CACHE" else "BESTIARY_CACHE sets another"
+    lines += ["Cache", f"  {cache['folder']}: {cache['megabytes']:,.1f} MB; safe to delete; {origin}"]
+    parts = sorted(cache["parts"].items(), key=lambda part: -part[1])
+    lines += [f"    {name} ({CACHES.get(name, 'other results')}): {size:,.1f} MB" for name, size in parts]
     return "\n".join(lines)
 
 
@@ -92,8 +123,9 @@ def _explain_no_bfloat16() -> str:
 
 def _diagnose_torch() -> dict[str, str]:
     if importlib.util.find_spec("torch") is None:
-        command = install_command("torch")
-        return dict.fromkeys(("cuda", "mps"), f"torch is not installed; {command}")
+        missing = f"torch is not installed; {install_command('torch')}"
+        no_mps = "MPS is a part of macOS, and this is another system"
+        return {"cuda": missing, "mps": missing if sys.platform == "darwin" else no_mps}
     from bestiary.training.device import choose_device, describe_device, explain_no_torch_device
 
     states = {"cuda": explain_no_torch_device("cuda"), "mps": explain_no_torch_device("mps")}
@@ -103,16 +135,31 @@ def _diagnose_torch() -> dict[str, str]:
 
 def _diagnose_extra(extra: str) -> dict[str, Any]:
     missing = [module for module in MODULES[extra] if importlib.util.find_spec(module) is None]
-    return {"missing": missing, "command": install_command(extra) if missing else ""}
+    return {
+        "missing": missing,
+        "command": install_command(extra) if missing else "",
+        "note": _note_size(extra, missing),
+    }
+
+
+def _note_size(extra: str, missing: list[str]) -> str:
+    """Return what to know before torch is installed; empty for other extras."""
+    if extra != "torch" or "torch" not in missing or sys.platform == "darwin":
+        return ""
+    return "about 5 GB with CUDA; without an NVIDIA card install the CPU build of torch first (pytorch.org): 1 GB"
 
 
 def _format_extra(state: dict[str, Any]) -> str:
     if not state["missing"]:
         return "installed"
-    return f"missing {', '.join(state['missing'])}; {state['command']}"
+    return "; ".join(filter(None, [f"missing {', '.join(state['missing'])}", state["command"], state.get("note")]))
 
 
-def _count_megabytes(folder: Path) -> int:
+def _list_folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+
+
+def _count_megabytes(folder: Path) -> float:
     """Return the size of the files in a folder, in MB."""
     total = 0
     for path in folder.rglob("*") if folder.is_dir() else ():
@@ -120,4 +167,4 @@ def _count_megabytes(folder: Path) -> int:
             total += path.stat().st_size if path.is_file() else 0
         except OSError:  # removed by another process
             continue
-    return round(total / 1e6)
+    return round(total / 1e6, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Annotated, Any
 
 import typer
@@ -27,7 +28,7 @@ def doctor(
     from bestiary.cli.diagnosis import diagnose, format_diagnosis
     from bestiary.progress import make_reporter
 
-    if torch:
-        make_reporter(quiet=quiet).info("Loading torch, if it is installed; --no-torch is quicker.")
+    if torch and importlib.util.find_spec("torch") is not None:
+        make_reporter(quiet=quiet).info("Loading torch; --no-torch is quicker.")
     facts: dict[str, Any] = diagnose(threads=threads, with_torch=torch)
     print_json(facts) if as_json else typer.echo(format_diagnosis(facts))

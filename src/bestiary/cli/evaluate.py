@@ -26,7 +26,7 @@ from bestiary.cli.options import (
     Threads,
     parse_names,
 )
-from bestiary.cli.output import print_json, print_run
+from bestiary.cli.output import is_stderr_stdout, print_json, print_run
 from bestiary.cli.usage import CommandWithExamples
 from bestiary.errors import UserError, require_extra
 
@@ -95,14 +95,16 @@ def evaluate(
         context = Context.create(threads, reporter, features)
         evaluation = evaluate_external(run, source, context, name=name)
         write_evaluation_page(evaluation.path, threads=threads)
-        _print_external(evaluation, as_json)
+        _print_external(evaluation, as_json, with_notices=quiet or not is_stderr_stdout())
 
 
-def _print_external(evaluation: ExternalEvaluation, as_json: bool) -> None:
+def _print_external(evaluation: ExternalEvaluation, as_json: bool, *, with_notices: bool) -> None:
+    """Print the scores; with_notices: those about the pictures, too, which stderr had before."""
     from bestiary.report.text_tables import format_external_evaluation
 
     if as_json:
         print_json({"evaluation": str(evaluation.path), "metrics": evaluation.metrics})
     else:
-        text = format_external_evaluation(evaluation.metrics)
+        metrics = evaluation.metrics if with_notices else evaluation.metrics | {"notices": []}
+        text = format_external_evaluation(metrics)
         typer.echo(f"{text}\n\nReport: {evaluation.path / 'report.html'}")

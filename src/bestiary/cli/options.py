@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bestiary.cli.completion import complete_run
 from bestiary.errors import UserError
 
 if TYPE_CHECKING:
@@ -99,7 +100,9 @@ PICTURES: Any = typer.Argument(
 )
 Pictures = Annotated[list[Path], PICTURES]
 OptionalPictures = Annotated[list[Path] | None, PICTURES]
-RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, for example runs/latest.")]
+RunPath = Annotated[
+    Path, typer.Argument(metavar="RUN", help="A run folder, for example runs/latest.", autocompletion=complete_run)
+]
 CORRECTIONS_HELP = (
     "Label decisions: sha256,action,label[,note,when,path]; action is keep, drop, relabel, or both (shows two classes)."
 )

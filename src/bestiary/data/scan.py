@@ -101,6 +101,8 @@ def measure_files(
     measured = _drop_stale(cached.join(files, on=files.columns, how="semi", maintain_order="left"))
     missing = files.join(measured, on=KEY, how="anti", maintain_order="left").select(KEY)
     unrelated = cached.join(files, on=KEY, how="anti", maintain_order="left")
+    if measured.height and missing.height:
+        title = f"{title} that are new or changed"
     new, count, next_save = [pl.DataFrame(schema=MEASUREMENT_COLUMNS)], 0, time.monotonic() + SAVE_EVERY_SECONDS
     if context.cluster is None:
         tables = _iter_tables(_measure_all(missing, limits, context, rules, title))

@@ -14,6 +14,7 @@ from bestiary.data import archives, manifest
 from bestiary.data.archive_members import SUFFIXES, is_archive
 from bestiary.data.class_folders import ClassFolder, FolderReading, empty_notice, link_notice, list_class_folders
 from bestiary.data.folder_walk import (
+    BESIDE,
     LINKED_FOLDER,
     NOT_TEXT,
     PACKED,
@@ -33,6 +34,7 @@ from bestiary.data.nested_folders import FolderContents, describe_contents, nest
 from bestiary.data.notices import SOURCE_FORMAT, UNUSED_COLUMN, SourceNotice
 from bestiary.errors import SourceError
 from bestiary.files import cache_folder, require_local_source
+from bestiary.picture_formats import PICTURE_SUFFIXES
 from bestiary.progress import Reporter, SilentReporter
 from bestiary.text import format_names, printable
 
@@ -212,7 +214,20 @@ def _no_pictures_error(source: Path, listing: PictureList, label_depth: int) -> 
     expected = "one folder of pictures per class" if label_depth == 1 else f"class folders {label_depth} levels deep"
     return SourceError(
         f"There are no labelled pictures in {source}{f' (skipped: {skipped})' if skipped else ''}."
-        f" Expected {expected}.{reasons}{describe_label_files(source)}"
+        f" Expected {expected}.{reasons}{_describe_loose_pictures(source, listing)}{describe_label_files(source)}"
+    )
+
+
+def _describe_loose_pictures(source: Path, listing: PictureList) -> str:
+    """Return what to do with pictures that lie in the folder itself; empty if there are none."""
+    if not listing.skipped.get(BESIDE) or not source.is_dir():
+        return ""
+    if not any(path.suffix.lower() in PICTURE_SUFFIXES for path in source.iterdir()):
+        return ""
+    above = source.resolve().parent
+    return (
+        f" If {source} is one class of several, give the folder that has them all, {above}; else move the pictures of"
+        f" each class into a folder of its own, such as {source / 'cat'}."
     )
 
 

@@ -36,7 +36,7 @@ from bestiary.files import move_to_free_name, next_free_name, write_json
 from bestiary.inference.bundle import Bundle, read_bundle
 from bestiary.inference.predictor import Predictor
 from bestiary.picture import DecodeLimits
-from bestiary.summary import Summary, SummaryRepr, score_rows
+from bestiary.summary import Row, Summary, SummaryRepr, score_rows
 from bestiary.text import format_names
 
 FOLDER = "evaluations"
@@ -61,7 +61,7 @@ class ExternalEvaluation(SummaryRepr):
     def summary(self) -> Summary:
         """Return the scores with their intervals, and how many pictures were left out."""
         copies, absent = self.metrics["copies"], self.metrics["classes_without_pictures"]
-        rows = [
+        rows: list[Row | tuple[str, str]] = [
             *score_rows(self.metrics | self.metrics.get("present", {})),
             *([("macro-F1 is without", format_names(absent))] if absent else []),
             ("pictures", f"{self.metrics['pictures']:,}"),

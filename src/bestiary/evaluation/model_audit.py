@@ -77,12 +77,14 @@ def _find_model_issues(
     if pictures["label"].n_unique() < 2:
         return _mark_skipped(dataset, MODEL_CHECKS, "at least two classes are needed")
     backbone, preprocess = _backbone_and_preprocessing(recipe, context)
-    preprocess = replace(preprocess, rules=collection_rules(pictures))
+    own = _feature_splits(dataset, pictures, recipe, splits)
+    # As training decodes them: a range of all pictures would be another one, and all features computed twice.
+    preprocess = replace(preprocess, rules=collection_rules(pictures.filter(pl.Series(own) == "train")))
     try:
         import_optional("cleanlab", extra="train")
         cache = training_feature_cache(backbone, preprocess, context)
         files, keys = table.list_files(pictures), pictures["sha256"].to_list()
-        features = features_by_split(cache, files, keys, _feature_splits(dataset, pictures, recipe, splits))
+        features = features_by_split(cache, files, keys, own)
     except MissingExtraError as error:
         return _mark_skipped(dataset, MODEL_CHECKS, str(error))
     with context.reporter.progress("Checking labels", pictures.height) as advance:
@@ -102,7 +104,7 @@ def settle_label_check(requested: Recipe, context: Context) -> Recipe:
 def _feature_splits(
     dataset: AuditedDataset, pictures: pl.DataFrame, recipe: ResolvedRecipe, splits: pl.DataFrame | None
 ) -> list[str]:
-    """Return the split that decides the precision of each picture's features: training where no probe will use them."""
+    """Return the split that decides how each picture's features are computed: training where no probe will use them."""
     if not uses_features(recipe):
         return ["train"] * pictures.height
     splits = split_if_trainable(dataset, recipe) if splits is None else splits

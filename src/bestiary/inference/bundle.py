@@ -22,6 +22,7 @@ from bestiary.preprocess import Preprocessing
 BUNDLE_FORMAT = 1
 GRAPH_NAME, BUNDLE_NAME = "model.onnx", "bundle.json"
 TEACHER = "teacher"  # the use of weights that a network was distilled from
+MAX_RUNS = 5  # named in a message
 
 Precision = Literal["float32", "int8"]
 
@@ -158,6 +159,9 @@ def read_bundle(run: Path) -> Bundle:
         values = json.loads((run / BUNDLE_NAME).read_text(encoding="utf-8"))
         bundle = Bundle(**{**values, "classes": tuple(values["classes"])})
     except FileNotFoundError:
+        if inside := sorted(path.parent for path in run.glob(f"*/{BUNDLE_NAME}")):
+            names = ", ".join(map(str, inside[:MAX_RUNS]))
+            raise RunError(f"{run} is a folder of runs, and no run itself. Give one of them: {names}.") from None
         raise RunError(f"{run} has no finished model: {BUNDLE_NAME} is missing. Train again, or resume it.") from None
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise RunError(f"{run / BUNDLE_NAME} is damaged or of another version of bestiary: {error}.") from None

@@ -20,7 +20,7 @@ from bestiary.machine import FeatureDevice
 from bestiary.preprocess import KINDS, Source
 from bestiary.progress import Reporter
 from bestiary.run_location import RunLocation, locate_run
-from bestiary.summary import Summary, SummaryRepr
+from bestiary.summary import Row, Summary, SummaryRepr
 from bestiary.text import describe_skipped
 
 MAX_ROWS = 10  # predictions that a summary lists
@@ -37,8 +37,8 @@ class Predictions(SummaryRepr, list[Prediction]):
         """Return the first predictions, and how many are unknown or could not be read."""
         failed = sum(prediction.error is not None for prediction in self)
         unknown = sum(prediction.unknown and prediction.error is None for prediction in self)
-        rows = [(prediction.path or "picture", prediction.describe()) for prediction in self[:MAX_ROWS]]
-        rows += [("…", f"{len(self) - MAX_ROWS:,} more")] if len(self) > MAX_ROWS else []
+        rows = [prediction.row(prediction.path or "picture") for prediction in self[:MAX_ROWS]]
+        rows += [Row("…", f"{len(self) - MAX_ROWS:,} more")] if len(self) > MAX_ROWS else []
         counts = f"{len(self):,} predictions, {unknown:,} unknown, {failed:,} could not be read"
         return Summary(counts, tuple(rows))
 

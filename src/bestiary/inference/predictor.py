@@ -25,9 +25,10 @@ from bestiary.models.engine import Engine, OnnxRuntimeEngine, OpenVINOEngine, Ou
 from bestiary.models.engine_choice import fastest_float32_engine
 from bestiary.preprocess import KINDS, Source
 from bestiary.progress import Reporter
-from bestiary.summary import Summary, SummaryRepr
+from bestiary.summary import Bar, Row, Summary, SummaryRepr
 
 FAST_ENGINE_MIN_PICTURES = 300  # from this many pictures on, the faster engine makes up for its slower start
+NEXT_CLASSES, THUMBNAIL = 4, 72  # shown in a notebook beside the label; pixels
 UNREAD_AT_ONCE = 64  # batches without a readable picture are held back, at most so many in a row
 
 Named = tuple[str | None, Box | None]  # the path of a picture, and the box in it
@@ -76,11 +77,29 @@ class Prediction(SummaryRepr):
         return f"{self.label} {self.probability:.3f}{f' ({self.note})' if self.unknown else ''}"
 
     def summary(self) -> Summary:
-        """Return the label, and the in-distribution score."""
-        rows = [("label", self.describe())] if self.error is None else [("error", self.error)]
-        rows += [("familiarity", f"{self.familiarity:.3f}")] if self.error is None else []
-        rows += [] if self.labels is None else [("prediction set", ", ".join(self.labels))]
-        return Summary(f"Prediction for {self.path or 'a picture'}", tuple(rows))
+        """Return the label, and the in-distribution score; in a notebook the picture and the next classes, too."""
+        if self.error is not None:
+            return Summary(f"Prediction for {self.path or 'a picture'}", (("error", self.error),))
+        rows = [
+            self.row("label"),
+            Row("familiarity", f"{self.familiarity:.3f}", Bar(self.familiarity)),
+        ]
+        rows += [] if self.labels is None else [Row("prediction set", ", ".join(self.labels))]
+        others = sorted(self.probabilities.items(), key=lambda entry: -entry[1])
+        details = [Row(name, f"{value:.3f}", Bar(value)) for name, value in others if name != self.label]
+        return Summary(f"Prediction for {self.path or 'a picture'}", tuple(rows), tuple(details[:NEXT_CLASSES]))
+
+    def row(self, name: str) -> Row:
+        """Return the label with its probability as a row of a summary; in a notebook with the picture."""
+        bar = None if self.error is not None else Bar(self.probability)
+        return Row(name, self.describe(), bar, None if self.path is None else self._draw_thumbnail)
+
+    def _draw_thumbnail(self) -> str | None:
+        """Return the picture, or the box in it, as a small `data:` address; None if its file cannot be read."""
+        from bestiary.thumbnails import thumbnail_data_uri
+
+        path = Path(self.path or "")
+        return thumbnail_data_uri(path if self.box is None else Crop(path, self.box), THUMBNAIL)
 
     def line(self, *, boxes: bool = False) -> dict[str, Any]:
         """Return the fields of one line of `--format jsonl`; boxes: with those of the box, null without one."""

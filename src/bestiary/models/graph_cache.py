@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from bestiary.errors import RecipeError, RunError
 from bestiary.files import atomic_path, read_json, write_text
 
+GRAPHS = "trunks"  # the folder of the cache, a former name of backbones
+
 if TYPE_CHECKING:
     import onnx
 
@@ -23,7 +25,7 @@ MAX_GRAPH_BYTES = 2**31 - 2**20  # protobuf's limit is 2 GB; what is added to a 
 
 def graph_folder(cache: Path) -> Path:
     """Return the folder of backbone graphs in the cache folder."""
-    return cache / "trunks"
+    return cache / GRAPHS
 
 
 def cached_graph(folder: Path, stem: str, build: Callable[[], onnx.ModelProto]) -> Path:

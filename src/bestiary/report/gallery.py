@@ -20,8 +20,8 @@ from bestiary.inference.heatmap import model_input_view, overlay_heatmap
 from bestiary.inference.predictor import Predictor
 from bestiary.machine import available_cores
 from bestiary.preprocess import Preprocessing
-from bestiary.report.thumbnails import LARGEST_BYTES, small_data_uri, thumbnail_data_uri
 from bestiary.text import common_folder, relative_name
+from bestiary.thumbnails import LARGEST_BYTES, small_data_uri, thumbnail_data_uri
 
 GALLERY = 48  # mistakes; fewer of the others
 PICTURE_PIXELS = 400  # of thumbnails, which open larger

@@ -13,8 +13,10 @@ from bestiary.files import write_json, write_text
 from bestiary.report.classification_report import classification_report
 from bestiary.report.run_files import count_run_findings
 from bestiary.report.run_report import write_report
-from bestiary.summary import Summary, SummaryRepr, score_rows
+from bestiary.report.verdict import classes_by_f1
+from bestiary.summary import Row, Summary, SummaryRepr, score_rows
 
+WEAKEST_CLASSES = 5  # whose F1 a notebook shows
 Usage = Callable[[], dict[str, Any]]  # the seconds and the peak memory of a run so far, as in metrics.json
 
 
@@ -26,9 +28,15 @@ class Run(SummaryRepr):
     metrics: dict[str, Any]
 
     def summary(self) -> Summary:
-        """Return the scores with their intervals, and the path of the report."""
-        rows = [*score_rows(self.metrics), ("test pictures", f"{self.metrics.get('n', 0):,}")]
-        return Summary(f"Run {self.path}", (*rows, ("report", str(self.path / "report.html"))))
+        """Return the scores with their intervals, and the path of the report; in a notebook also the lowest F1."""
+        report = self.path / "report.html"
+        rows = [*score_rows(self.metrics), Row("test pictures", f"{self.metrics.get('n', 0):,}")]
+        scores = self.metrics.get("per_class", {})
+        weakest = classes_by_f1(self.metrics)[:WEAKEST_CLASSES] if scores else []
+        details = [
+            row._replace(name=f"F1 of {label}") for label in weakest for row in score_rows(scores[label], names=["f1"])
+        ]
+        return Summary(f"Run {self.path}", (*rows, Row("report", str(report), file=report)), tuple(details))
 
 
 def write_results(run: Path, metrics: Mapping[str, Any], context: Context, *, light: bool = False) -> None:

@@ -29,11 +29,11 @@ from bestiary.picture import read_bytes
 from bestiary.preprocess import VerifiedFile
 from bestiary.report.commands import compare_command, retrain_command
 from bestiary.report.gallery import strip_common_folder
-from bestiary.report.thumbnails import jpeg_copy
 from bestiary.review.decisions import DecisionLog, reviewer_name
 from bestiary.review.queue import ReviewItem, build_queue
 from bestiary.run_folder import recorded_features
 from bestiary.text import format_names, printable
+from bestiary.thumbnails import jpeg_copy
 
 SIDES = {"large": (1280, 88), "small": (240, 80)}  # pixels of the longer side, and JPEG quality
 NEIGHBOURS, MAX_PROBABILITIES = 6, 6
