@@ -59,7 +59,7 @@ def test_the_examples_of_the_help_are_valid(example: str) -> None:
         ("--data", "bestiary train PICTURES"),
         ("--model", "--backbone NAME"),
         ("--gpu", "--device cuda"),
-        ("--workers", "--threads N"),
+        ("--num-workers", "--threads N"),
     ],
 )
 def test_options_of_other_tools_get_the_equivalent(bestiary: Call, option: str, equivalent: str) -> None:

@@ -201,7 +201,7 @@ def check_workers_supported(recipe: Recipe, *, budget_seconds: float | None = No
     if recipe.model.method == "probe":
         raise RecipeError(
             "--workers shares the training of a network; a probe is fitted in one process, in seconds. Leave --workers"
-            " out, or train a network: --method finetune, --method scratch."
+            " out (--threads N sets its threads), or train a network: --method finetune, --method scratch."
         )
     if budget_seconds is not None:
         raise RecipeError(
