@@ -52,6 +52,16 @@ def test_an_audit_on_a_cluster_writes_the_files_of_one_process(
     assert pl.read_parquet(tmp_path / "audit-there" / "findings.parquet").height > 15
 
 
+@pytest.mark.slow
+def test_the_count_of_attempts_may_be_lost_with_its_process(
+    collection: SyntheticDataset, table_map: RayTableMap, local_ray: Any
+) -> None:
+    """A task that asks in the meantime waits for the next process; an error would end the job."""
+    measured(files_of(collection.folder), table_map)
+    local_ray.kill(table_map._attempts, no_restart=False)
+    assert local_ray.get(table_map._attempts.count_attempt.remote(("a", 0))) == 1
+
+
 @pytest.mark.skipif(not hasattr(__import__("signal"), "SIGKILL"), reason="Windows kills in another way")
 def test_a_worker_that_dies_loses_no_row_and_repeats_none(
     faulty: SyntheticDataset,
