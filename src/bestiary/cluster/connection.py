@@ -27,10 +27,10 @@ from bestiary.text import format_names
 from bestiary.version import __version__
 
 LOCAL, AUTO = "local", "auto"
-CLIENT_SCHEME = "ray://"
 ADDRESSES = "local, auto, HOST:PORT or ray://HOST:PORT"
 ANSWER_SECONDS = 5.0
 CHECK_SECONDS = 120.0  # for a worker to start on a node and to import what it checks
+DECODERS = ("pillow_heif",)  # a node without one would call pictures unreadable that this computer reads
 MIN_FREE_BYTES = 1 << 30  # on a node: Ray writes objects that do not fit in memory to its disk
 
 
@@ -178,7 +178,8 @@ def _describe_cluster(ray: Any, address: str, modules: Sequence[str]) -> Cluster
         raise MachineError(f"The cluster at {address} has no processors. Add a node with `ray start --address …`.")
     if address == LOCAL:
         return Cluster(LOCAL, cpus, (_inspect_this_computer(tuple(modules)),))
-    nodes = _inspect_nodes(ray, tuple(modules))
+    decoders = [module for module in DECODERS if importlib.util.find_spec(module) is not None]
+    nodes = _inspect_nodes(ray, (*modules, *decoders))
     _check_nodes(nodes)
     return Cluster(address, cpus, nodes)
 
