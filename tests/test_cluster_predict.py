@@ -26,6 +26,7 @@ from bestiary.array_types import Pixels
 from bestiary.box import Box, Crop, PictureFile, Region
 from bestiary.cluster import prediction_worker
 from bestiary.cluster.picture_list import format_picture, iter_pieces, parse_picture, read_piece, write_picture_list
+from bestiary.cluster.predict import PredictionJob, publish_output, start_job
 from bestiary.cluster.prediction_worker import PredictionWorker, SentModel, iter_slots
 from bestiary.cluster.work_folder import WorkFolder
 from bestiary.errors import IntegrityError, MachineError, UserError
@@ -407,6 +408,38 @@ def test_only_what_was_committed_is_done(tmp_path: Path) -> None:
         list(work.iter_rows(8))
     commit(work, "g", [2, 3, 4, 5, 6])  # id 6 for a second time
     assert [row["id"] for row in work.iter_rows(8)] == list(range(8))
+
+
+def test_an_output_of_another_command_is_not_that_of_the_job(tmp_path: Path) -> None:
+    """It may be half of one; the committed rows must stay."""
+    work, listed = WorkFolder(tmp_path / "a.csv"), tmp_path / "a.csv.cluster/pictures.new"
+
+    def start() -> PredictionJob:
+        return start_job(work.output, [Path("a.jpg")], {"model": "m"})
+
+    assert not start().is_finished
+    commit(work, "a", [0])
+    work.output.write_text("half")
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"another command wrote or changed it\. Remove it, .*: what this job"):
+            start()
+        assert work.count_committed({}) == 1
+    work.output.unlink()
+    job = start()
+    assert not job.is_finished
+    (work.staging / "a.csv").write_text("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(WorkFolder, "finish", lambda _: None)  # it is killed before
+        with publish_output(job):
+            pass
+    assert work.output.read_text() == "whole"
+    assert start().is_finished
+    assert not listed.exists()
+    assert not work.parts.exists()
+    assert start().is_finished
+    work.output.write_text("that of another model")
+    with pytest.raises(UserError, match=r"another command wrote or changed it\. Remove it, or choose another name\."):
+        start()
 
 
 def test_changed_pictures_are_named(tmp_path: Path) -> None:

@@ -77,8 +77,10 @@ def publish_output(job: PredictionJob) -> Iterator[None]:
             job.work.remove()
         raise
     try:
+        whole = job.work.staging / job.work.output.name
+        job.work.note_output(whole if whole.exists() else job.work.output)
         for suffix in (RECORD_SUFFIX, ""):  # the output comes last, and complete
-            staged = job.work.staging / f"{job.work.output.name}{suffix}"
+            staged = whole.with_name(f"{whole.name}{suffix}")
             if staged.exists():
                 staged.replace(job.work.output.with_name(staged.name))
     except OSError as error:
