@@ -107,6 +107,24 @@ def test_a_second_call_measures_only_what_is_missing(collection: SyntheticDatase
     assert len(cluster.seen) == 2
 
 
+@pytest.mark.parametrize("error", [MachineError("A node is lost."), KeyboardInterrupt()])
+def test_what_was_measured_before_an_error_is_cached(
+    collection: SyntheticDataset, tmp_path: Path, error: BaseException
+) -> None:
+    files, memory = files_of(collection.folder), tmp_path / "cache"
+
+    class FailingMap(LocalMap):
+        def iter_mapped(self, function: Any, rows: pl.DataFrame, **options: Any) -> Iterator[pl.DataFrame]:
+            yield from super().iter_mapped(function, rows[:30], **options)
+            raise error
+
+    with pytest.raises(type(error)):
+        measured(files, FailingMap(), memory)
+    cluster = LocalMap()
+    assert measured(files, cluster, memory).equals(measured(files))
+    assert [rows.height for rows in cluster.seen] == [files.height - 30]
+
+
 def test_a_node_that_does_not_share_the_pictures_is_named_with_the_path(
     faulty: SyntheticDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -172,7 +172,7 @@ def _explain_failure(address: str, error: Exception) -> str:
 
 def _describe_cluster(ray: Any, address: str, modules: Sequence[str]) -> Cluster:
     """Return the cluster; MachineError if a node cannot take part."""
-    working = _list_working(ray)
+    working = list_working_nodes(ray)
     cpus = int(sum(node["Resources"]["CPU"] for node in working))
     if not working:
         raise MachineError(f"The cluster at {address} has no processors. Add a node with `ray start --address …`.")
@@ -220,7 +220,7 @@ def _ask_nodes(
         task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
             argument
         ): str(node.get("NodeManagerHostname") or node["NodeManagerAddress"])
-        for node in _list_working(ray)
+        for node in list_working_nodes(ray)
     }
     _, late = ray.wait(list(references), num_returns=len(references), timeout=CHECK_SECONDS)
     if late:
@@ -229,7 +229,7 @@ def _ask_nodes(
     return [(name, ray.get(reference)) for reference, name in references.items()]
 
 
-def _list_working(ray: Any) -> list[dict[str, Any]]:
+def list_working_nodes(ray: Any) -> list[dict[str, Any]]:
     """Return the nodes that have processors."""
     return [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
 
