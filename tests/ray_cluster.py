@@ -8,7 +8,11 @@ that run beside one another do not use `auto`.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -74,6 +78,26 @@ def start_two_nodes() -> Iterator[TwoNodes]:
         finally:
             ray.shutdown()
             cluster.shutdown()
+
+
+@contextmanager
+def client_server(address: str) -> Iterator[str]:
+    """Start a server for Ray's clients on a free port, and give its address."""
+    with socket.create_server(("127.0.0.1", 0)) as bound:
+        port = bound.getsockname()[1]
+    options = ["--address", address, "--host", "127.0.0.1", "--port", str(port), "--mode", "proxy"]
+    line = [sys.executable, "-m", "ray.util.client.server", *options]
+    server = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                break
+            time.sleep(0.1)
+        yield f"ray://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait()
 
 
 def wait_for(path: Path) -> None:

@@ -52,6 +52,16 @@ def test_an_audit_on_a_cluster_writes_the_files_of_one_process(
     assert pl.read_parquet(tmp_path / "audit-there" / "findings.parquet").height > 15
 
 
+@pytest.mark.slow
+def test_the_count_of_attempts_may_be_lost_with_its_process(
+    collection: SyntheticDataset, table_map: RayTableMap, local_ray: Any
+) -> None:
+    """A task that asks in the meantime waits for the next process; an error would end the job."""
+    measured(files_of(collection.folder), table_map)
+    local_ray.kill(table_map._attempts, no_restart=False)
+    assert local_ray.get(table_map._attempts.count_attempt.remote(("a", 0))) == 1
+
+
 @pytest.mark.skipif(not hasattr(__import__("signal"), "SIGKILL"), reason="Windows kills in another way")
 def test_a_worker_that_dies_loses_no_row_and_repeats_none(
     faulty: SyntheticDataset,
@@ -95,6 +105,24 @@ def test_a_second_call_measures_only_what_is_missing(collection: SyntheticDatase
     assert again.equals(measured(files))
     measured(files, cluster, memory)
     assert len(cluster.seen) == 2
+
+
+@pytest.mark.parametrize("error", [MachineError("A node is lost."), KeyboardInterrupt()])
+def test_what_was_measured_before_an_error_is_cached(
+    collection: SyntheticDataset, tmp_path: Path, error: BaseException
+) -> None:
+    files, memory = files_of(collection.folder), tmp_path / "cache"
+
+    class FailingMap(LocalMap):
+        def iter_mapped(self, function: Any, rows: pl.DataFrame, **options: Any) -> Iterator[pl.DataFrame]:
+            yield from super().iter_mapped(function, rows[:30], **options)
+            raise error
+
+    with pytest.raises(type(error)):
+        measured(files, FailingMap(), memory)
+    cluster = LocalMap()
+    assert measured(files, cluster, memory).equals(measured(files))
+    assert [rows.height for rows in cluster.seen] == [files.height - 30]
 
 
 def test_a_node_that_does_not_share_the_pictures_is_named_with_the_path(

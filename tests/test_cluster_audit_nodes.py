@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import socket
-import subprocess
-import sys
 import threading
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +13,7 @@ pytest.importorskip("sklearn")
 from bestiary.cluster import ray_table_map
 from bestiary.cluster.ray_table_map import open_table_map
 from bestiary.demo.dataset import SyntheticDataset
-from ray_cluster import TwoNodes, wait_for
+from ray_cluster import TwoNodes, client_server, wait_for
 from table_maps import SlowDown, files_of, measured, wrap_functions
 
 pytestmark = pytest.mark.slow
@@ -59,23 +53,3 @@ def test_a_cluster_that_is_joined_through_its_client_port(
         assert measured(files, cluster).equals(measured(files))
     assert len(counts) >= 3
     assert sum(counts) == files.height
-
-
-@contextlib.contextmanager
-def client_server(address: str) -> Iterator[str]:
-    """Start a server for Ray's clients on a free port, and give its address."""
-    with socket.create_server(("127.0.0.1", 0)) as bound:
-        port = bound.getsockname()[1]
-    options = ["--address", address, "--host", "127.0.0.1", "--port", str(port), "--mode", "proxy"]
-    line = [sys.executable, "-m", "ray.util.client.server", *options]
-    server = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        end = time.monotonic() + 60
-        while time.monotonic() < end:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-                break
-            time.sleep(0.1)
-        yield f"ray://127.0.0.1:{port}"
-    finally:
-        server.terminate()
-        server.wait()

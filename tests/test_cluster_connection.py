@@ -166,6 +166,11 @@ def test_this_computer_lacks_a_module(local_ray: Any) -> None:
     assert local_ray.is_initialized()  # a connection that was there stays
 
 
+def inspect_without_decoder(modules: tuple[str, ...]) -> tuple[str, tuple[str, ...], int]:
+    """What a node without the decoder reports."""
+    return connection.__version__, tuple(module for module in modules if module == "colorsys"), 4 * GIGABYTE
+
+
 @pytest.mark.slow
 def test_two_nodes(two_nodes: TwoNodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = tmp_path / "seen"
@@ -174,6 +179,11 @@ def test_two_nodes(two_nodes: TwoNodes, tmp_path: Path, monkeypatch: pytest.Monk
         assert [node.missing for node in cluster.nodes] == [(), ()]
         assert cluster.cpus == 2
         require_shared(cluster, [seen])
+        monkeypatch.setattr(connection, "DECODERS", ("colorsys",))
+        with monkeypatch.context() as patch:
+            patch.setattr(connection, "_inspect_node", inspect_without_decoder)
+            with pytest.raises(MachineError, match="lacks colorsys"):
+                connection._describe_cluster(connection.import_ray(), two_nodes.address, ())
         with pytest.raises(MachineError, match=f"2 of 2 nodes do not see {tmp_path / 'unseen'} of this computer"):
             require_shared(cluster, [seen, tmp_path / "unseen"])
         with (

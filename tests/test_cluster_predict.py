@@ -26,13 +26,14 @@ from bestiary.array_types import Pixels
 from bestiary.box import Box, Crop, PictureFile, Region
 from bestiary.cluster import prediction_worker
 from bestiary.cluster.picture_list import format_picture, iter_pieces, parse_picture, read_piece, write_picture_list
+from bestiary.cluster.predict import PredictionJob, publish_output, start_job
 from bestiary.cluster.prediction_worker import PredictionWorker, SentModel, iter_slots
 from bestiary.cluster.work_folder import WorkFolder
-from bestiary.errors import IntegrityError, UserError
+from bestiary.errors import IntegrityError, MachineError, UserError
 from bestiary.inference.predictor import Predictor
 from bestiary.locks import output_lock
 from commands import Call, Done
-from ray_cluster import TwoNodes
+from ray_cluster import TwoNodes, client_server
 from tiny_model import COLOURS, coloured, write_run
 
 PICTURES = 150  # under the number from which the engine is chosen by speed
@@ -47,6 +48,15 @@ class DeadlyWorker(PredictionWorker):
         if DEADLY in ids and not mark.exists():
             mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        return super()._predict(ids, lines)
+
+
+class UnansweredWorker(PredictionWorker):
+    """Finds that nothing answers for a picture in the middle."""
+
+    def _predict(self, ids: list[int], lines: list[str]) -> list[dict[str, Any]]:
+        if DEADLY in ids:
+            raise MachineError("Nothing answers for s3://bucket/new.")
         return super()._predict(ids, lines)
 
 
@@ -138,6 +148,15 @@ def test_equal_to_one_process(
     assert fewer.code == 2
     assert "number of pictures 150 before, 1 now" in fewer.err
     assert out.stat() == before
+    picture = job / "new/000.png"
+    content, status = picture.read_bytes(), picture.stat()
+    picture.write_bytes(coloured("red", (9, 9)))
+    changed = predict(out, "--cluster", "local")
+    picture.write_bytes(content)
+    os.utime(picture, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert changed.code == 2
+    assert "changed since: 1 picture has another size" in changed.err
+    assert out.stat() == before
     here = predict(out, "--resume")  # one process goes on with what a cluster wrote
     assert here.code == 0
     assert "nothing left to do" in here.err
@@ -168,6 +187,21 @@ def test_a_worker_is_killed(
     done = predict(out, "--cluster", "local")
     assert done.code == 0, done.err
     assert (job / "killed").exists()
+    assert_same(out, alone)
+
+
+@pytest.mark.slow
+def test_what_a_worker_raises_is_the_message_of_the_command(
+    local_ray: Any, predict: Callable[..., Done], alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "unanswered.csv"
+    with monkeypatch.context() as patch:
+        patch.setattr(prediction_worker, "PredictionWorker", UnansweredWorker)
+        done = predict(out, "--cluster", "local")
+    assert done.code == 2
+    assert done.err.endswith("Nothing answers for s3://bucket/new.\n")
+    assert not out.exists()
+    assert predict(out, "--cluster", "local").code == 0
     assert_same(out, alone)
 
 
@@ -228,6 +262,23 @@ def test_a_node_is_lost(
     assert done.out == f"{out}\n"  # what Ray says of the lost node is not among the results
     assert lost[0] < 150 // 8
     assert "on 2 nodes with 2 processors" in done.err
+    assert_same(out, alone)
+
+
+@pytest.mark.slow
+def test_a_cluster_that_is_joined_through_its_client_port(
+    two_nodes: TwoNodes, predict: Callable[..., Done], alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray Data itself fails through ray:// (Ray 2.60): a process of the cluster runs it."""
+    out = tmp_path / "client.csv"
+    with client_server(two_nodes.address) as address:
+        with monkeypatch.context() as patch:
+            patch.setattr(prediction_worker, "PredictionWorker", UnansweredWorker)
+            failed = predict(out, "--cluster", address)
+        assert failed.code == 2
+        assert failed.err.endswith("Nothing answers for s3://bucket/new.\n")
+        done = predict(out, "--cluster", address)
+    assert done.code == 0, done.err
     assert_same(out, alone)
 
 
@@ -318,6 +369,16 @@ def test_a_picture_has_its_slot_of_one_process(job: Path, monkeypatch: pytest.Mo
     assert list(iter_slots(range(5), 1, 5)) == list(range(5))
 
 
+def test_a_node_without_the_folder_of_the_command(job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    files = {path.name: path.read_bytes() for path in (job / "run").iterdir() if path.is_file()}
+    worker = PredictionWorker(SentModel(files, "onnxruntime", 10**7, str(tmp_path / "gone"), 1, False))
+    [row] = worker._predict([0], [format_picture(job / "new/000.png")])
+    assert row["prediction"]["error"] is None
+    with pytest.raises(MachineError, match=r"has no folder .*gone, from which the path new/000.png starts"):
+        worker._predict([0], [format_picture(Path("new/000.png"))])
+
+
 def commit(work: WorkFolder, name: str, ids: list[int], *, pending: bool = False, rows: bool = True) -> None:
     """Write a part as a worker does, and Ray's file for it."""
     for folder in (work.parts, work.checkpoint):
@@ -347,6 +408,38 @@ def test_only_what_was_committed_is_done(tmp_path: Path) -> None:
         list(work.iter_rows(8))
     commit(work, "g", [2, 3, 4, 5, 6])  # id 6 for a second time
     assert [row["id"] for row in work.iter_rows(8)] == list(range(8))
+
+
+def test_an_output_of_another_command_is_not_that_of_the_job(tmp_path: Path) -> None:
+    """It may be half of one; the committed rows must stay."""
+    work, listed = WorkFolder(tmp_path / "a.csv"), tmp_path / "a.csv.cluster/pictures.new"
+
+    def start() -> PredictionJob:
+        return start_job(work.output, [Path("a.jpg")], {"model": "m"})
+
+    assert not start().is_finished
+    commit(work, "a", [0])
+    work.output.write_text("half")
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"another command wrote or changed it\. Remove it, .*: what this job"):
+            start()
+        assert work.count_committed({}) == 1
+    work.output.unlink()
+    job = start()
+    assert not job.is_finished
+    (work.staging / "a.csv").write_text("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(WorkFolder, "finish", lambda _: None)  # it is killed before
+        with publish_output(job):
+            pass
+    assert work.output.read_text() == "whole"
+    assert start().is_finished
+    assert not listed.exists()
+    assert not work.parts.exists()
+    assert start().is_finished
+    work.output.write_text("that of another model")
+    with pytest.raises(UserError, match=r"another command wrote or changed it\. Remove it, or choose another name\."):
+        start()
 
 
 def test_changed_pictures_are_named(tmp_path: Path) -> None:

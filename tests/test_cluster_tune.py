@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import threading
@@ -20,7 +21,7 @@ import optuna
 import psutil
 from optuna.trial import TrialState
 
-from bestiary.cluster.tune import ClusterTrials, connect_trial_workers
+from bestiary.cluster.tune import ClusterTrials, Question, TrialDesk, connect_trial_workers
 from bestiary.cluster.worker_group import WorkerGroup
 from bestiary.context import Context
 from bestiary.data.dataset import DataSource
@@ -156,6 +157,19 @@ def test_the_epochs_of_a_trial_are_reported_here(local_ray: Any, pictures: list[
     assert len((tmp_path / "pruned" / "1" / "history.jsonl").read_text().splitlines()) == 2
     with pytest.raises(TrialCancelledError):
         score_on_cluster(trials, pictures, tmp_path / "stopped", lambda split, history: trials.stop())
+
+
+def test_the_desk_keeps_no_call_of_a_trial_that_is_over() -> None:
+    """An actor has 1,000 calls at a time: one that waits for ever after each trial would end a long search."""
+
+    async def run_trial() -> Question | None:
+        desk = TrialDesk()
+        waiting = asyncio.create_task(desk.next_event("a"))
+        await asyncio.sleep(0)
+        await desk.forget("a")
+        return await asyncio.wait_for(waiting, timeout=5)
+
+    assert asyncio.run(run_trial()) is None
 
 
 @pytest.mark.slow

@@ -77,10 +77,14 @@ def test_pairs_are_equal_with_any_threads_and_with_thumbnails_on_disk(monkeypatc
     np.testing.assert_array_equal(find_duplicate_pairs(pictures, 40, threads=2), pairs)
 
 
-def test_thumbnails_on_disk_are_indexed_as_an_array() -> None:
+@pytest.mark.parametrize("has_pread", [True, False])
+def test_thumbnails_on_disk_are_indexed_as_an_array(has_pread: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not has_pread:  # as on Windows
+        monkeypatch.delattr("os.pread", raising=False)
     thumbnails = np.random.default_rng(0).integers(0, 256, (50, 32, 32), np.uint8)
     file = thumbnail_rows.ThumbnailFile()
     file.append(thumbnails[:20])
+    np.testing.assert_array_equal(file[:5], thumbnails[:5])
     file.append(thumbnails[20:])
     assert len(file) == 50
     for rows in (slice(10, 60), slice(0, 0), np.array([7, 8, 9, 3, 3, 49]), np.zeros(0, np.int64)):

@@ -225,6 +225,30 @@ def test_parquet_gives_a_row_for_each_picture(s3: S3Server, is_nested: bool) -> 
     assert [read_bytes(rows[number]) for number in (99, 3, 50, 41, 0)] == [contents[n] for n in (99, 3, 50, 41, 0)]
 
 
+def test_a_damaged_page_of_parquet_costs_its_rows_only(tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    path, contents = tmp_path / "a.parquet", [bytes([number]) * 3000 for number in range(200)]
+    pages = {"use_dictionary": False, "compression": "none", "data_page_size": 30_000, "write_batch_size": 10}
+    pq.write_table(pyarrow.table({"image": contents}), path, row_group_size=100, **pages)
+    damaged = bytearray(path.read_bytes())
+    damaged[150_000:200_000] = b"\xff" * 50_000
+    path.write_bytes(damaged)
+    read, failed = list[int](), list[int]()
+    for number, row in enumerate(rows_of(path.as_uri())):
+        try:
+            content = read_bytes(row)
+        except PictureError:
+            failed.append(number)
+        else:
+            assert content == contents[number]
+            read.append(number)
+    assert read[:32] == list(range(32))
+    assert read[-100:] == list(range(100, 200))
+    assert failed
+    assert sorted(read + failed) == list(range(200))
+
+
 def test_columns_of_parquet_are_named_where_they_are_not_the_only_ones(s3: S3Server) -> None:
     bucket = s3.make_bucket()
     table = {"key": ["x", "y"], "image": [png(), None], "mask": [b"m", b"n"]}
@@ -339,6 +363,14 @@ def test_nothing_answers_within_seconds(monkeypatch: pytest.MonkeyPatch, s3: S3S
     assert "Nothing answers for s3://bucket/a" in message
     assert "Check the network and the endpoint (AWS_ENDPOINT_URL), then run again." in message
     assert time.monotonic() - start < 15
+
+
+def test_an_endpoint_with_credentials_is_refused_and_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://someone:hidden@127.0.0.1:1")
+    message = message_of("s3://bucket/a", error=UserError)
+    assert "AWS_ENDPOINT_URL" in message
+    assert "hidden" not in message
+    assert "someone" not in message
 
 
 @pytest.mark.slow

@@ -27,10 +27,10 @@ from bestiary.text import format_names
 from bestiary.version import __version__
 
 LOCAL, AUTO = "local", "auto"
-CLIENT_SCHEME = "ray://"
 ADDRESSES = "local, auto, HOST:PORT or ray://HOST:PORT"
 ANSWER_SECONDS = 5.0
 CHECK_SECONDS = 120.0  # for a worker to start on a node and to import what it checks
+DECODERS = ("pillow_heif",)  # a node without one would call pictures unreadable that this computer reads
 MIN_FREE_BYTES = 1 << 30  # on a node: Ray writes objects that do not fit in memory to its disk
 
 
@@ -172,13 +172,14 @@ def _explain_failure(address: str, error: Exception) -> str:
 
 def _describe_cluster(ray: Any, address: str, modules: Sequence[str]) -> Cluster:
     """Return the cluster; MachineError if a node cannot take part."""
-    working = _list_working(ray)
+    working = list_working_nodes(ray)
     cpus = int(sum(node["Resources"]["CPU"] for node in working))
     if not working:
         raise MachineError(f"The cluster at {address} has no processors. Add a node with `ray start --address …`.")
     if address == LOCAL:
         return Cluster(LOCAL, cpus, (_inspect_this_computer(tuple(modules)),))
-    nodes = _inspect_nodes(ray, tuple(modules))
+    decoders = [module for module in DECODERS if importlib.util.find_spec(module) is not None]
+    nodes = _inspect_nodes(ray, (*modules, *decoders))
     _check_nodes(nodes)
     return Cluster(address, cpus, nodes)
 
@@ -219,7 +220,7 @@ def _ask_nodes(
         task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
             argument
         ): str(node.get("NodeManagerHostname") or node["NodeManagerAddress"])
-        for node in _list_working(ray)
+        for node in list_working_nodes(ray)
     }
     _, late = ray.wait(list(references), num_returns=len(references), timeout=CHECK_SECONDS)
     if late:
@@ -228,7 +229,7 @@ def _ask_nodes(
     return [(name, ray.get(reference)) for reference, name in references.items()]
 
 
-def _list_working(ray: Any) -> list[dict[str, Any]]:
+def list_working_nodes(ray: Any) -> list[dict[str, Any]]:
     """Return the nodes that have processors."""
     return [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
 

@@ -1,7 +1,7 @@
 """File systems of URIs, opened through pyarrow, with short timeouts and errors that say what to do next.
 
-pyarrow's S3 client reads credentials by itself, but neither AWS_ENDPOINT_URL_S3 nor the endpoint of a profile: boto3
-finds the endpoint and the region, and lists page by page.
+pyarrow's S3FileSystem reads credentials by itself, but no endpoint from the environment or a profile: boto3 finds the
+endpoint and the region, and lists page by page.
 """
 
 from __future__ import annotations
@@ -45,10 +45,18 @@ NO_SUPPORT = re.compile(r"libjvm|libhdfs|not built with|without support|CLASSPAT
 
 
 def resolve(location: Location) -> Location:
-    """Return the location with the endpoint and the region in its options, so that any computer finds the same file."""
+    """Return the location with the endpoint and the region in its options, so that any computer finds the same file.
+
+    Raises UserError for an endpoint with credentials: options are written to lists of pictures.
+    """
     if location.scheme != S3:
         return location
     endpoint: str = s3_client(location).meta.endpoint_url
+    if "@" in urlsplit(endpoint).netloc:
+        raise UserError(
+            "AWS_ENDPOINT_URL, or the endpoint of the profile, has a user or a password before the host. Credentials"
+            " belong in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or in a profile."
+        )
     if location.option(ENDPOINT) is None and not (urlsplit(endpoint).hostname or "").endswith(OWN_HOSTS):
         location = location.with_options(**{ENDPOINT: endpoint})
     if location.option(REGION) is None:

@@ -65,9 +65,13 @@ class ParquetPictures:
                 yield str(value)
 
     def read(self, row: int) -> bytes:
-        """Return the bytes of a picture. Raises PictureError if the row has none."""
+        """Return the bytes of a picture. Raises PictureError if the row has none, SourceError if it cannot be read."""
         with self._lock:
-            content = self._read(row)
+            try:
+                content = self._read(row)
+            except Exception:  # nothing comes after an error of an iterator: the next row begins another
+                self._chunks.clear()
+                raise
         if content is None:
             raise PictureError(
                 f'{self._location.uri} has no bytes in row {row} of the column "{self._column}".', check="unreadable"

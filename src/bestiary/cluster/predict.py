@@ -24,12 +24,13 @@ from bestiary.inference.bundle import BUNDLE_NAME
 from bestiary.inference.predictor import EngineName, Prediction, Predictor
 from bestiary.inference.proof import PROOF_NAME
 from bestiary.inference.resume_record import SUFFIX as RECORD_SUFFIX
-from bestiary.inference.resume_record import PictureState, check_unchanged
+from bestiary.inference.resume_record import PictureState, ResumeRecord, check_unchanged
 from bestiary.progress import Advance, Reporter
 
 ROUND = 8  # rows of a piece are a multiple of it, as the batches of the engines are
 MAX_ROWS, PIECES_PER_WORKER, MAX_PIECES = 256, 8, 4000  # of a piece: it is what is lost with a worker
 POLL_SECONDS = 2.0
+RAY_ADVICE = "\nFailed to apply UDF transform after "
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ class PredictionJob:
 def start_job(output: Path, pictures: Iterable[PictureFile], conditions: Mapping[str, Any]) -> PredictionJob:
     """List the pictures in the work folder of an output, and return the job, which goes on if it was interrupted.
 
-    conditions: what the predictions depend on. Raises UserError as `WorkFolder.start_or_resume`, MachineError.
+    conditions: what the predictions depend on. Raises UserError as `WorkFolder.start_or_resume`, and if the output is
+    complete but pictures were changed since; MachineError.
     """
     work = WorkFolder(output)
     has_job = work.path.exists()
@@ -53,6 +55,8 @@ def start_job(output: Path, pictures: Iterable[PictureFile], conditions: Mapping
     try:
         summary: ListSummary = write_picture_list(listed, pictures)
         is_finished = work.start_or_resume(conditions, listed, summary)
+        if is_finished:
+            ResumeRecord(output, conditions).check_pictures()
     except BaseException:
         if not has_job:
             work.remove()
@@ -73,8 +77,10 @@ def publish_output(job: PredictionJob) -> Iterator[None]:
             job.work.remove()
         raise
     try:
+        whole = job.work.staging / job.work.output.name
+        job.work.note_output(whole if whole.exists() else job.work.output)
         for suffix in (RECORD_SUFFIX, ""):  # the output comes last, and complete
-            staged = job.work.staging / f"{job.work.output.name}{suffix}"
+            staged = whole.with_name(f"{whole.name}{suffix}")
             if staged.exists():
                 staged.replace(job.work.output.with_name(staged.name))
     except OSError as error:
@@ -204,7 +210,7 @@ def _explain_errors(output: Path) -> Iterator[None]:
         raise InterruptedRun(None, message=f"Interrupted. {way}") from None
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, BestiaryError):
-            raise error.cause from None
+            raise _remove_advice(error.cause) from None
         if isinstance(error.cause, OSError):
             raise MachineError(f"A worker cannot write beside {output}: {error.cause}. {way}") from None
         raise
@@ -214,3 +220,10 @@ def _explain_errors(output: Path) -> Iterator[None]:
             f"Workers of the cluster died again and again ({reason}). A picture may need more memory than a node has:"
             f" see the logs of Ray. {way}"
         ) from None
+
+
+def _remove_advice(error: BestiaryError) -> BestiaryError:
+    """Return an error without what Ray Data 2.60 adds to its message, about its own settings for attempts."""
+    text, *others = error.args
+    error.args = (str(text).partition(RAY_ADVICE)[0], *others)
+    return error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,8 +16,10 @@ from bestiary.box import PictureFile, StoredPicture, path_of
 from bestiary.cluster.picture_list import parse_picture
 from bestiary.cluster.ray_data import make_rows
 from bestiary.cluster.remote_files import prefetch
+from bestiary.errors import MachineError
 from bestiary.inference.predictor import EngineName, Predictor
 from bestiary.inference.resume_record import read_state
+from bestiary.text import printable
 
 PLACEHOLDER = b""  # a picture that cannot be read: it takes its place in a batch as a black one
 
@@ -43,8 +46,9 @@ class PredictionWorker:
 
     def __init__(self, model: SentModel) -> None:
         """Load the model from a temporary copy of its files; raises RunError as `Predictor`."""
-        self._model = model
-        os.chdir(model.folder)
+        self._model, self._has_folder = model, Path(model.folder).is_dir()
+        if self._has_folder:
+            os.chdir(model.folder)
         with tempfile.TemporaryDirectory(prefix="bestiary-model-") as folder:
             for name, content in model.files.items():
                 (Path(folder) / name).write_bytes(content)
@@ -58,6 +62,7 @@ class PredictionWorker:
 
     def _predict(self, ids: list[int], lines: list[str]) -> list[dict[str, Any]]:
         pictures = [parse_picture(line) for line in lines]
+        self._check_paths(pictures)
         batch_size = self._predictor.batch_size
         slots = list(iter_slots(ids, batch_size, self._model.count))
         states = [read_state(path_of(picture)) for picture in pictures]
@@ -70,6 +75,16 @@ class PredictionWorker:
             {"state": state, "prediction": prediction.line(boxes=self._model.boxes)}
             for state, prediction in zip(states, answers, strict=True)
         ]
+
+    def _check_paths(self, pictures: Sequence[PictureFile]) -> None:
+        """Raise MachineError for a relative path if this node has no folder that it starts from."""
+        files = () if self._has_folder else (path_of(file) for file in pictures if not isinstance(file, StoredPicture))
+        if (relative := next((path for path in files if not path.is_absolute()), None)) is not None:
+            raise MachineError(
+                f'The node "{platform.node()}" has no folder {self._model.folder}, from which the path'
+                f" {printable(str(relative))} starts. Run the command in a folder that all nodes see, or write absolute"
+                " paths."
+            )
 
 
 def iter_slots(ids: Sequence[int], batch_size: int, count: int) -> Iterator[int | None]:

@@ -100,8 +100,13 @@ def run_rows(
     """Let workers make the rows that are not done: tables of `ID` and `PICTURE` in, tables of `ID` and `ROW` out.
 
     worker: a class that is made once in each of at most `workers` processes with the arguments, and called with tables.
-    Raises what a worker raises.
+    Raises RayTaskError with what a worker raises as its cause.
     """
+    if ray.util.client.ray.is_connected():  # Ray Data cannot work through ray:// (2.60): a process of the cluster does
+        shared = WorkFolder(work.output.absolute())
+        task = ray.remote(num_cpus=0, max_retries=0)(run_rows)
+        ray.get(task.remote(shared, pieces, done, worker, arguments, workers=workers))
+        return
     source = PieceSource(work.pictures, pieces, done)
     if not source.count:
         return
@@ -127,6 +132,7 @@ def _job_settings(work: WorkFolder) -> Iterator[None]:
     with quiet_data():
         context = DataContext.get_current().copy()
         context.max_errored_blocks = 0
+        context.raise_original_map_exception = True  # or what a worker raises arrives as a text within another error
         context.checkpoint_config = CheckpointConfig(
             id_column=ID,
             checkpoint_path=str(work.checkpoint),

@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 
 from bestiary.cluster.connection import Cluster, connect, import_ray
+from bestiary.cluster.messages import start_actor
 from bestiary.cluster.quiet import quiet_data
 from bestiary.errors import MachineError
 from bestiary.progress import Reporter
@@ -49,7 +50,7 @@ class RayTableMap:
         ]
         if not tables:
             return
-        self._attempts = self._attempts or ray.remote(num_cpus=0, max_restarts=-1)(_AttemptCounter).remote()
+        self._attempts = self._attempts or start_actor(_AttemptCounter, max_restarts=-1, max_task_retries=-1)
         job = _Job(ray.put(function), self._attempts, MAX_ATTEMPTS)
         batches = _iter_remotely(tables, job) if ray.util.client.ray.is_connected() else _iter_results(tables, job)
         del tables

@@ -218,8 +218,9 @@ class TrialDesk:
         self._answers.pop(number).set_result(go_on)
 
     async def forget(self, trial: str) -> None:
-        """Forget a trial that is over."""
-        self._events.pop(trial, None)
+        """Forget a trial that is over; whoever waits for its next event gets None, or this actor fills with calls."""
+        if (events := self._events.pop(trial, None)) is not None:
+            events.put_nowait(None)
 
 
 def _cancel(task: Any) -> None:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from bestiary.cluster.picture_list import ListSummary
 from bestiary.errors import IntegrityError, MachineError, UserError, import_optional
 from bestiary.files import read_json, write_json
-from bestiary.inference.resume_record import iter_differences
+from bestiary.inference.resume_record import iter_differences, read_state
 from bestiary.text import printable
 
 SUFFIX = ".cluster"
@@ -105,9 +105,17 @@ class WorkFolder:
                 f" {'; '.join(differences)}. Go on with the same ones, predict into a new file, or remove {self.path}."
             )
         listed.unlink()
-        if self.output.exists() and not job["finished"]:  # killed after the output, which comes whole
+        if not self.output.exists():
+            return False
+        if job.get("output") != read_state(self.output):
+            ending = "" if job["finished"] else ": what this job has predicted is kept"
+            raise UserError(
+                f"{self.output} is not as this job wrote it: another command wrote or changed it. Remove it, or choose"
+                f" another name{ending}."
+            )
+        if not job["finished"]:  # killed after the output, which comes whole
             self.finish()
-        return self.output.exists()
+        return True
 
     def restore(self, count: int) -> Done:
         """Return which ids have a committed row, bool (count,); what was not committed is removed.
@@ -165,6 +173,10 @@ class WorkFolder:
                 with contextlib.suppress(OSError):
                     counted[path.name] = parquet.read_metadata(path).num_rows
         return sum(counted.values())
+
+    def note_output(self, file: Path) -> None:
+        """Record the output as it will be when it is moved to its place: another command may write one meanwhile."""
+        write_json(self._job, {**read_json(self._job), "output": read_state(file)})
 
     def finish(self) -> None:
         """Record that the output is complete, and remove the rows."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bestiary.cluster.connection import import_ray
+from bestiary.cluster.connection import import_ray, list_working_nodes
 from bestiary.errors import InputError
 
 
@@ -46,6 +46,4 @@ def threads_of_each(nodes: Sequence[int], workers: int, total: int) -> int:
 
 def node_processors() -> list[int]:
     """Return the number of processors of each node that has any."""
-    ray = import_ray()
-    counts = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
-    return [count for count in counts if count]
+    return [int(node["Resources"]["CPU"]) for node in list_working_nodes(import_ray())]

@@ -19,7 +19,7 @@ from bestiary.data.measure_on_cluster import iter_measured_tables
 from bestiary.data.measurement_table import KEY, MEASUREMENT_COLUMNS, make_table
 from bestiary.data.sources import PictureList
 from bestiary.decode_rules import RULES, DecodeRules
-from bestiary.errors import MachineError
+from bestiary.errors import MachineError, UserError
 from bestiary.files import atomic_path
 from bestiary.picture import DecodeLimits
 from bestiary.preprocess import find_forgotten, remove_forgotten_marks
@@ -108,14 +108,20 @@ def measure_files(
         tables = _iter_tables(_measure_all(missing, limits, context, rules, title))
     else:
         tables = iter_measured_tables(missing, context.cluster, limits, rules, context.reporter, title)
-    for measurements in tables:
-        new.append(measurements)
-        count += measurements.height
-        if memory is not None and (count == missing.height or time.monotonic() > next_save):
-            started = time.monotonic()
-            _save_cached(pl.concat([unrelated, measured, *new]), memory)
-            saved = time.monotonic()
-            next_save = saved + max(SAVE_EVERY_SECONDS, SAVE_EVERY_SAVES * (saved - started))
+    try:
+        for measurements in tables:
+            new.append(measurements)
+            count += measurements.height
+            if memory is not None and (count == missing.height or time.monotonic() > next_save):
+                started = time.monotonic()
+                _save_cached(pl.concat([unrelated, measured, *new]), memory)
+                saved = time.monotonic()
+                next_save = saved + max(SAVE_EVERY_SECONDS, SAVE_EVERY_SAVES * (saved - started))
+    except (UserError, KeyboardInterrupt):  # their messages say that what was measured is cached
+        if memory is not None and count:
+            with contextlib.suppress(MachineError):  # a full disk is the error already
+                _save_cached(pl.concat([unrelated, measured, *new]), memory)
+        raise
     if memory is not None:
         remove_forgotten_marks(forgotten)
     return pl.concat([measured, *new])

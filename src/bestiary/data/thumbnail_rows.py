@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 import weakref
 from collections.abc import Sequence
 from itertools import pairwise
@@ -30,7 +31,7 @@ class ThumbnailFile:
 
     def __init__(self) -> None:
         """Start without thumbnails; raises MachineError if the temporary folder cannot be written to."""
-        self._count = 0
+        self._count, self._lock = 0, threading.Lock()
         try:
             self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - closed by the finalizer
         except OSError as error:
@@ -45,6 +46,7 @@ class ThumbnailFile:
         """Append thumbnails, uint8 (n, 32, 32); raises MachineError if the disk is full."""
         content = thumbnails.tobytes()
         try:
+            self._file.seek(0, os.SEEK_END)
             while content:
                 content = content[self._file.write(content) :]
         except OSError as error:
@@ -59,10 +61,18 @@ class ThumbnailFile:
         wanted = np.arange(self._count)[indices]
         starts = np.flatnonzero(np.diff(wanted, prepend=-2) != 1).tolist()
         parts = [
-            os.pread(self._file.fileno(), (end - first) * PIXELS, int(wanted[first]) * PIXELS)
+            self._read((end - first) * PIXELS, int(wanted[first]) * PIXELS)
             for first, end in pairwise([*starts, len(wanted)])
         ]
         return unpack_thumbnails(parts)
+
+    def _read(self, size: int, offset: int) -> bytes:
+        """Return some bytes of the file; several threads read at once."""
+        if hasattr(os, "pread"):
+            return os.pread(self._file.fileno(), size, offset)
+        with self._lock:  # Windows has no pread
+            self._file.seek(offset)
+            return self._file.read(size)
 
 
 Thumbnails = Pixels | ThumbnailFile  # uint8 (n, 32, 32)

@@ -83,13 +83,13 @@ class ResumeRecord:
                 " Resume with the same model and options, or predict into a new file."
             )
 
-    def check_pictures(self, written: Counter[str]) -> None:
+    def check_pictures(self, written: Counter[str] | None = None) -> None:
         """Raise UserError, naming them, if pictures were changed since they were predicted.
 
-        written: how many predictions each path has, by `text.printable`.
+        written: how many predictions each path has, by `text.printable`; None: each that is recorded has one.
         """
         lines = (line for line in self._iter_lines() if line.keys() >= {"path", "state"})
-        states = {line["path"]: line["state"] for line in lines if written[printable(line["path"])]}
+        states = {line["path"]: line["state"] for line in lines if written is None or written[printable(line["path"])]}
         check_unchanged(self._output, states.items())
 
     def start(self) -> None:
