@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from bestiary.errors import InputError, MachineError
 from ray_cluster import TwoNodes
 
 GIGABYTE = 1 << 30
+SETTINGS = b"\0\0\0\4\0\0\0\0\0"  # the first frame of an HTTP/2 server
 
 
 @pytest.mark.parametrize(
@@ -62,6 +66,48 @@ def test_nothing_answers(scheme: str) -> None:
         pass
 
 
+def serve_once(listener: socket.socket, answer: bytes) -> None:
+    """Answer one connection and leave it open until the other end closes it."""
+    stream, _ = listener.accept()
+    with stream:
+        stream.recv(1024)
+        stream.sendall(answer)
+        while stream.recv(1024):
+            pass
+
+
+@contextmanager
+def server(answer: bytes) -> Iterator[str]:
+    """Give HOST:PORT of a server that says one thing."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve_once, args=(listener, answer), daemon=True)
+        thread.start()
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+        thread.join(10)
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"-ERR"])
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_what_answers_is_not_ray(monkeypatch: pytest.MonkeyPatch, scheme: str, answer: bytes) -> None:
+    monkeypatch.setattr(connection, "ANSWER_SECONDS", 0.5)
+    with (
+        server(answer) as address,
+        pytest.raises(MachineError, match=f"What answers at {scheme}{address} is not Ray, or hangs.*8265"),
+        connect(scheme + address),
+    ):
+        pass
+
+
+def test_auto_is_the_address_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(MachineError, match=f"Nothing answers at {address}"), connect("auto"):
+        pass
+    monkeypatch.setenv("RAY_ADDRESS", "head")
+    with pytest.raises(InputError, match='"head" is no address of a cluster'), connect("auto"):
+        pass
+
+
 class FailingRay:
     """Stands in for Ray, and fails to connect."""
 
@@ -85,8 +131,10 @@ class FailingRay:
 def failure(monkeypatch: pytest.MonkeyPatch, address: str, error: Exception) -> str:
     """The message for an error of `ray.init` at an address where something answers."""
     monkeypatch.setattr(connection, "import_ray", lambda: FailingRay(error))
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        address = address.replace("PORT", str(listener.getsockname()[1]))
+    with server(SETTINGS) as here:
+        address = address.replace("127.0.0.1:PORT", here)
+        if here not in address:  # "local": nobody connects to the server
+            socket.create_connection(("127.0.0.1", int(here.split(":")[1]))).close()
         with pytest.raises(MachineError) as raised, connect(address):
             pass
     return str(raised.value)
@@ -106,8 +154,13 @@ def test_other_versions_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_cluster_runs_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    text = failure(monkeypatch, "auto", ConnectionError("Could not find any running Ray instance."))
-    assert text == "No Ray cluster runs here. Start one with `ray start --head`, or use --cluster local."
+    services = connection.import_ray()._private.services
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(services, "find_gcs_addresses", list)
+    monkeypatch.setattr(services, "find_bootstrap_address", lambda _: None)
+    with pytest.raises(MachineError) as raised, connect("auto"):
+        pass
+    assert str(raised.value) == "No Ray cluster runs here. Start one with `ray start --head`, or use --cluster local."
 
 
 def test_a_computer_that_is_too_busy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -328,6 +328,16 @@ def test_a_bucket_or_prefix_that_does_not_exist_is_named(s3: S3Server) -> None:
     expected = f"There are no pictures at s3://{bucket}/a. Skipped: 1 not named like a picture."
     assert message_of(f"s3://{bucket}/a") == expected
     assert message_of(f"s3://{bucket}/empty").startswith(f"There is nothing at s3://{bucket}/empty.")
+    assert message_of(f"s3://{bucket}/a/*.jpg").endswith("Patterns are not read in URIs: give the folder.")
+
+
+@pytest.mark.parametrize("endpoint", ["minio.example:9000", "http://minio:port", "http://"])
+def test_an_endpoint_that_is_no_address_is_explained(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    message = message_of("s3://bucket/a", error=MachineError)
+    assert message.startswith("s3://bucket/a cannot be opened: ")
+    assert endpoint in message
+    assert "Expected http://HOST:PORT or https://HOST, in AWS_ENDPOINT_URL" in message
 
 
 def test_a_bucket_that_may_not_be_read_is_named_with_the_way_on(s3: S3Server) -> None:

@@ -29,6 +29,7 @@ PURPOSES = {
     "tensorboard": "train --log tensorboard",
     "mlflow": "train --log mlflow",
     "cluster": "work on a Ray cluster",
+    "remote": "predict from and to s3://, gs:// and hdfs://",
     "heif": "HEIC and HEIF pictures",
 }
 MODULES = EXTRAS | {
@@ -38,6 +39,7 @@ MODULES = EXTRAS | {
     "tensorboard": ("tensorboard",),
     "mlflow": ("mlflow",),
     "cluster": ("ray",),
+    "remote": ("pyarrow", "boto3"),
     "heif": ("pillow_heif",),
 }
 # The folders of the cache -> what is in them.

@@ -1,7 +1,8 @@
 """Connection to a Ray cluster: one started on this computer, or one that runs already.
 
-Ray is asked to connect only where something answers: where nothing does, it waits nearly five minutes and then ends the
-process (Ray 2.60). Every node has to have the same bestiary with the extras that the work needs.
+Ray is asked to connect only where something answers as gRPC does: where nothing does, it waits nearly five minutes and
+then ends the process, and is deaf to SIGTERM meanwhile (Ray 2.60). Every node has to
+have the same bestiary with the extras that the work needs.
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ from bestiary.version import __version__
 LOCAL, AUTO = "local", "auto"
 ADDRESSES = "local, auto, HOST:PORT or ray://HOST:PORT"
 ANSWER_SECONDS = 5.0
+# HTTP/2's connection preface with empty settings, and what the answer's first frame has after its length (RFC 9113,
+# sections 3.4 and 6.5): gRPC, and so Ray, speaks HTTP/2.
+HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
+HTTP2_SETTINGS = 4
 CHECK_SECONDS = 120.0  # for a worker to start on a node and to import what it checks
 DECODERS = ("pillow_heif",)  # a node without one would call pictures unreadable that this computer reads
 MIN_FREE_BYTES = 1 << 30  # on a node: Ray writes objects that do not fit in memory to its disk
@@ -107,14 +112,15 @@ def connect(
         print_node_messages(False)
         yield _describe_cluster(ray, address, modules)
         return
-    _require_answer(address)
+    where = _find_cluster(ray) if address == AUTO else address
+    _require_answer(where)
     try:
         with quiet_core():
-            ray.init(**_init_options(address, threads))
+            ray.init(**_init_options(where, threads))
         print_node_messages(False)
     except Exception as error:  # Ray's errors have no common class: a node that starts too slowly is an Exception
         ray.shutdown()
-        raise MachineError(_explain_failure(address, error)) from None
+        raise MachineError(_explain_failure(where, error)) from None
     try:
         cluster = _describe_cluster(ray, address, modules)
         if reporter is not None:
@@ -133,24 +139,56 @@ def _init_options(address: str, threads: int | None) -> dict[str, Any]:
     return options
 
 
+def _find_cluster(ray: Any) -> str:
+    """Return the address that "auto" stands for: RAY_ADDRESS, or the cluster that has a process on this computer.
+
+    Ray's own search, so that it is the cluster that Ray would take: of a cluster whose head has died it
+    returns what is left. MachineError if there is none.
+    """
+    try:
+        address = str(ray._private.services.get_ray_address_from_environment(AUTO, None))
+    except ConnectionError:
+        raise MachineError(
+            "No Ray cluster runs here. Start one with `ray start --head`, or use --cluster local."
+        ) from None
+    check_address(address)
+    return address
+
+
 def _require_answer(address: str) -> None:
-    """Raise MachineError if nothing answers at the host and port of an address."""
-    if address in (LOCAL, AUTO):
+    """Raise MachineError if nothing answers at the host and port of an address, or something that is not Ray."""
+    if address == LOCAL:
         return
     parts = urlsplit(address if "://" in address else f"//{address}")
     try:
-        socket.create_connection((str(parts.hostname), int(parts.port or 0)), timeout=ANSWER_SECONDS).close()
+        with socket.create_connection((str(parts.hostname), int(parts.port or 0)), timeout=ANSWER_SECONDS) as stream:
+            speaks_ray = os.environ.get("RAY_USE_TLS", "0") != "0" or _has_http2(stream)
     except OSError as error:
         raise MachineError(
             f"Nothing answers at {address}: {error.strerror or error}. Start a cluster there with `ray start --head`,"
             " or use --cluster local."
         ) from None
+    if not speaks_ray:
+        raise MachineError(
+            f"What answers at {address} is not Ray, or hangs. Give the port of the head as `ray start --head` prints it"
+            " (6379 if it was not chosen; 8265 is the dashboard), or ray:// and that of the client (10001)."
+        )
+
+
+def _has_http2(stream: socket.socket) -> bool:
+    """Return whether the other end of a connection answers as HTTP/2 does, in time."""
+    stream.sendall(HTTP2_PREFACE)
+    answer = b""
+    try:
+        while len(answer) < 4 and (received := stream.recv(64)):
+            answer += received
+    except (TimeoutError, ConnectionError):
+        return False
+    return len(answer) >= 4 and answer[3] == HTTP2_SETTINGS
 
 
 def _explain_failure(address: str, error: Exception) -> str:
     text = str(error).strip()
-    if address == AUTO:
-        return "No Ray cluster runs here. Start one with `ray start --head`, or use --cluster local."
     if "timed out during startup" in text:
         return "Ray did not start within its 30 s: the computer is too busy, or short of memory. Try again later."
     if "ersion mismatch" in text:

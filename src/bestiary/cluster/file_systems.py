@@ -41,6 +41,7 @@ NO_ANSWER = re.compile(
     r"|Read timeout|Connection (refused|reset|timed out|was closed)|Call to .* failed on connection|UnknownHost",
     re.IGNORECASE,
 )
+BAD_ENDPOINT = re.compile(r"Invalid endpoint|Custom endpoint .* was not a valid")
 NO_SUPPORT = re.compile(r"libjvm|libhdfs|not built with|without support|CLASSPATH", re.IGNORECASE)
 
 
@@ -156,6 +157,8 @@ def file_errors(location: Location) -> Iterator[None]:
 
 def _is_file_error(error: Exception) -> bool:
     """Return whether an error comes from a file system; the errors of pyarrow and botocore have no common class."""
+    if isinstance(error, ValueError) and BAD_ENDPOINT.search(str(error)):  # botocore has no class for it
+        return True
     return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in ("pyarrow", "botocore", "boto3")
 
 
@@ -169,11 +172,16 @@ def _explain(error: Exception, location: Location) -> UserError:
     if NO_BUCKET.search(text):
         return _no_bucket_error(location)
     if isinstance(error, FileNotFoundError):
-        return SourceError(f"There is nothing at {uri}. Check the spelling; names are case-sensitive.")
+        return no_files_error(location)
     if isinstance(error, PermissionError) or REFUSED.search(text):
         return SourceError(
             f"{uri} may not be read or written: {_first_line(text)} To give credentials,"
             f" {CREDENTIALS[location.scheme]}; on a cluster, on every node."
+        )
+    if BAD_ENDPOINT.search(text):
+        return MachineError(
+            f"{uri} cannot be opened: {_first_line(text)} Expected http://HOST:PORT or https://HOST, in"
+            " AWS_ENDPOINT_URL, in AWS_ENDPOINT_URL_S3 or as endpoint_url of the profile."
         )
     if NO_ANSWER.search(text) or type(error).__name__.endswith(("ConnectionError", "TimeoutError")):
         return MachineError(
@@ -181,6 +189,17 @@ def _explain(error: Exception, location: Location) -> UserError:
             f" {'endpoint (AWS_ENDPOINT_URL)' if location.scheme == S3 else 'address'}, then run again."
         )
     return SourceError(f"{uri} cannot be read or written: {_first_line(text)}")
+
+
+def no_files_error(location: Location) -> SourceError:
+    """Return the error about a URI without files."""
+    pattern = "*" in location.key
+    advice = (
+        "Patterns are not read in URIs: give the folder."
+        if pattern
+        else "Check the spelling; names are case-sensitive."
+    )
+    return SourceError(f"There is nothing at {location.uri}. {advice}")
 
 
 def _no_bucket_error(location: Location) -> SourceError:

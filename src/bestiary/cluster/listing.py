@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from bestiary.cluster.file_systems import EXTRA, file_errors, open_file_system, s3_client
+from bestiary.cluster.file_systems import EXTRA, file_errors, no_files_error, open_file_system, s3_client
 from bestiary.cluster.uris import FILE, S3, Location
-from bestiary.errors import SourceError, import_optional
+from bestiary.errors import import_optional
 
 PAGE_KEYS = 1000  # of a bucket: the most that S3 answers
 
@@ -82,11 +82,6 @@ def _iter_folder(location: Location, key: str) -> Iterator[ListedFile]:
 def relative_parts(location: Location, folder: Location) -> tuple[str, ...]:
     """Return the names of the folders and of the file below a folder."""
     return PurePosixPath(location.key.removeprefix(folder.key.rstrip("/")).lstrip("/")).parts
-
-
-def no_files_error(location: Location) -> SourceError:
-    """Return the error about a URI without files."""
-    return SourceError(f"There is nothing at {location.uri}. Check the spelling; names are case-sensitive.")
 
 
 def _key_of(location: Location, path: str) -> str:

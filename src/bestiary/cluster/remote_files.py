@@ -18,8 +18,8 @@ import numpy as np
 
 from bestiary.box import StoredPicture
 from bestiary.cluster import tar_pictures
-from bestiary.cluster.file_systems import file_errors, open_file_system, resolve
-from bestiary.cluster.listing import ListedFile, find_file, iter_files, no_files_error, relative_parts
+from bestiary.cluster.file_systems import file_errors, no_files_error, open_file_system, resolve
+from bestiary.cluster.listing import ListedFile, find_file, iter_files, relative_parts
 from bestiary.cluster.parquet_pictures import SUFFIX as PARQUET
 from bestiary.cluster.parquet_pictures import ParquetPictures
 from bestiary.cluster.uris import ID_COLUMN, Location, parse_uri
