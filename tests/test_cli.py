@@ -239,7 +239,7 @@ def test_a_class_that_does_not_occur_is_corrected(bestiary: Call, collection: Sy
 @pytest.mark.parametrize(
     ("setting", "says"),
     [
-        ("train.epoch=3", 'Did you mean "epochs"?'),
+        ("train.epoch=3", 'Did you mean "train.epochs"?'),
         ("trian.epochs=3", 'Did you mean "train"?'),
         ("train.epochs=many", "train.epochs"),
         ("picture.size=8", "picture.size"),
@@ -257,7 +257,7 @@ def test_a_recipe_file_that_is_wrong_is_explained(bestiary: Call, tmp_path: Path
     recipe = tmp_path / "mine.toml"
     assert "mine.toml" in one_message(bestiary("train", "pictures", "--recipe", recipe))
     recipe.write_text("[train]\nlerning_rate = 0.1\n")
-    assert 'Did you mean "learning_rate"?' in one_message(bestiary("train", "pictures", "--recipe", recipe))
+    assert 'Did you mean "train.learning_rate"?' in one_message(bestiary("train", "pictures", "--recipe", recipe))
     recipe.write_text("[train\n")
     message = one_message(bestiary("train", "pictures", "--recipe", recipe))
     assert "mine.toml" in message

@@ -222,7 +222,7 @@ def test_one_predictor_serves_several_threads(run: Path, engine: EngineName) -> 
 
 def test_the_predictor_fits_on_a_page(run: Path) -> None:
     public = [name for name in vars(Predictor) if not name.startswith("_")]
-    assert public == ["classes", "predict", "predict_many", "probabilities"]
+    assert public == ["classes", "engine_name", "batch_size", "predict", "predict_many", "probabilities"]
 
 
 def test_an_array_of_any_size_is_seen_as_its_file_is(run: Path) -> None:

@@ -441,7 +441,7 @@ def try_search(collection: SyntheticDataset, out: Path, **kwargs: Any) -> dict[s
         ("picture.max_pixels=[1000, 2000]", "picture.max_pixels cannot be searched"),
         ("train.epochs=[3, 5]", "train.epochs cannot be searched"),
         ("picture.size=96..128", "Give values: picture.size=[96, 128]"),
-        ("train.balence=[1]", 'Did you mean "balance"'),
+        ("train.balence=[1]", 'Did you mean "train.balance"'),
         ("picture.size=[64]", "both set and searched"),
         ("train.momentum=0.9..0.1", "a low end below the high end"),
         ("train.momentum=a..b", "expected two numbers"),

@@ -220,8 +220,8 @@ def fit(
                 pixels = augment(images, augmentation, chance, size=progressive_size(pace.planned_epoch, settings))
                 pixels = pixels.contiguous(memory_format=torch.channels_last)
                 with autocast(device, precision):
-                    maps = network.feature_maps(pixels)
-                    logits = network.head(maps)
+                    maps = None if network.distillation is None else network.feature_maps(pixels)
+                    logits = network(pixels) if maps is None else network.head(maps)
                 logits = logits.float()
                 losses = functional.cross_entropy(
                     logits + offsets,
@@ -231,7 +231,7 @@ def fit(
                     reduction="sum",
                 )
                 loss = losses / weights[to_device(labels[batch.global_indices], device)].sum()
-                if network.distillation is not None:
+                if network.distillation is not None and maps is not None:
                     loss = loss + network.distillation.sum_losses(maps, batch.indices) / len(batch.global_indices)
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
