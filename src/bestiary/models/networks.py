@@ -87,7 +87,7 @@ class Network(nn.Module):
     in units of 0..255, or (1,) for all channels. `frozen_statistics` keeps batch normalisation in evaluation mode while
     training: pretraining saw more pictures than a fine-tuning batch contains. `mirror_mean`: in evaluation,
     average the maps of the picture and of its mirror image (flipped back), and so the logits, as the head is linear; it
-    takes twice the time. distillation: what it learns beside the classes.
+    takes twice the time.
     """
 
     mean: Tensor
@@ -102,11 +102,11 @@ class Network(nn.Module):
         std: Colour = IMAGENET_STD,
         frozen_statistics: bool = False,
         mirror_mean: bool = False,
-        distillation: FeatureDistillation | None = None,
     ) -> None:
         """Combine backbone and head."""
         super().__init__()
-        self.backbone, self.head, self.distillation = backbone, head, distillation
+        self.backbone, self.head = backbone, head
+        self.distillation: FeatureDistillation | None = None  # what is learned beside the classes
         self.frozen_statistics, self.mirror_mean = frozen_statistics, mirror_mean
         self.register_buffer("mean", torch.tensor(mean))
         self.register_buffer("std", torch.tensor(std))
