@@ -136,7 +136,6 @@ def test_train_passes_every_argument_on(monkeypatch: pytest.MonkeyPatch) -> None
     [(words, passed)] = calls
     reporter, recipe = passed.pop("reporter"), passed.pop("recipe")
     assert passed.pop("reading") == ReadOptions(columns=columns, left_out=(), has_chosen_families=True)
-    assert passed.pop("remote_fit") is None
     assert (words, passed) == (("pictures",), options)
     assert recipe.overrides() == {"model": {"method": "scratch"}, "seed": 3}
     assert type(reporter).__name__ == "SilentReporter"

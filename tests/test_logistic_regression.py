@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from bestiary.models.features import LabelledFeatures
 from bestiary.models.logistic_regression import InMemorySolver, OutOfCoreSolver, linear_logits, make_solver
 from bestiary.recipe_sections import Balance
 from bestiary.training.probe import fit_head
+from peak_memory import measure_peak
 
 CHANNELS = 24
 
@@ -107,11 +107,7 @@ def test_rows_on_disk_take_hardly_any_memory(tmp_path: Path, monkeypatch: pytest
         features, labels = clouds(count, 3, seed=6)
         kept = DiskMatrix(tmp_path, CHANNELS, np.float16)
         kept.append(features)
-        tracemalloc.start()
-        solving = make_solver(kept, labels, 3)
-        solving.fit(0.001)
-        peaks.append(tracemalloc.get_traced_memory()[1])
-        tracemalloc.stop()
+        peaks.append(measure_peak(lambda: make_solver(kept, labels, 3).fit(0.001)))  # noqa: B023 - called at once
     assert (peaks[1] - peaks[0]) / 18_000 < 20  # bytes a row, whose features alone take 96 in float32
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from bestiary.array_types import Array
 from bestiary.context import Context
 from bestiary.data import duplicates
 from bestiary.result_cache import SUFFIX, compute_once, digest_parts
+from peak_memory import measure_peak
 
 NUMBERS = np.arange(12, dtype=np.int64).reshape(3, 4)
 
@@ -88,12 +88,14 @@ def test_few_large_results_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_a_large_result_is_not_copied(tmp_path: Path) -> None:
     """Of 60,000 pictures of 1,000 classes the probabilities are half a gigabyte."""
     large = np.zeros((1000, 1000))
-    for _ in range(2):  # it is written, then read
-        tracemalloc.start()
+    enough = 1.5 * large.nbytes
+
+    def write() -> None:
+        (tmp_path / f"a{SUFFIX}").unlink(missing_ok=True)
         compute_once(tmp_path, "a", lambda: large, width=1000)
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        assert peak < 1.5 * large.nbytes
+
+    assert measure_peak(write, enough=enough) < enough
+    assert measure_peak(lambda: compute_once(tmp_path, "a", pytest.fail, width=1000), enough=enough) < enough
 
 
 @pytest.mark.parametrize("byte", range(0, 160, 3))
