@@ -27,7 +27,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--run-slow", action="store_true", help="run the tests that take over five seconds as well")
 
 
+# Those that take minutes, the longest first. They begin first, so that no worker is left alone with one at the end:
+# `--dist loadfile --no-loadscope-reorder` hands files out in this order, and not by their number of tests.
+LONG_FILES = (
+    *("test_docs.py", "test_real.py", "test_cluster_train.py", "test_finetune.py", "test_killed.py", "test_flow.py"),
+    *("test_printed_commands.py", "test_classifier.py", "test_audit_page.py", "test_cluster_tune.py", "test_readme.py"),
+    *("test_cluster_predict.py", "test_distributed.py", "test_near_duplicates.py", "test_tune_processes.py"),
+)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    order = {name: position for position, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
     if config.getoption("--run-slow"):
         return
     for item in items:

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ pytest.importorskip("sklearn")
 
 from bestiary import __version__, table
 from bestiary.cli.app import COMMANDS
-from bestiary.demo.dataset import SyntheticDataset
+from bestiary.demo.dataset import SyntheticDataset, make_synthetic_dataset
 from bestiary.inference.heatmap import overlay_heatmap
 from bestiary.install_command import install_command
 from bestiary.locks import output_lock
@@ -751,7 +752,9 @@ def test_ctrl_c_before_there_is_a_run_ends_with_130(bestiary: Call, monkeypatch:
 
 
 @pytest.mark.slow
-def test_demo_draws_trains_and_reports(bestiary: Call, tmp_path: Path) -> None:
+def test_demo_draws_trains_and_reports(bestiary: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fewer = partial(make_synthetic_dataset, pictures=330)  # tests/test_docs.py runs it with all
+    monkeypatch.setattr("bestiary.demo.dataset.make_synthetic_dataset", fewer)
     done = bestiary("demo", "--out", tmp_path / "demo", "--threads", 2)
     assert done.code == 0
     assert done.out.splitlines()[-1] == f"Report: {tmp_path / 'demo' / 'run' / 'report.html'}"

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import bestiary
+from conftest import LONG_FILES
 
 PACKAGE = Path(bestiary.__file__).parent
 CHECK_NAMES = Path(__file__).parents[1] / "scripts" / "check_names.py"
@@ -72,3 +73,7 @@ def test_functions_are_short() -> None:
 def test_the_cache_of_backbones_has_one_home() -> None:
     homes = [path.relative_to(PACKAGE).as_posix() for path in MODULES if '"trunks"' in path.read_text(encoding="utf-8")]
     assert homes == ["models/graph_cache.py"]
+
+
+def test_files_that_begin_first_exist() -> None:
+    assert [name for name in LONG_FILES if not (Path(__file__).parent / name).is_file()] == []
