@@ -1,4 +1,4 @@
-"""What the README says is true: its commands run, its Python runs, its paths exist."""
+"""What the README and the map of CONTRIBUTING say is true: commands and Python run, links and paths lead to files."""
 
 import re
 import shlex
@@ -63,9 +63,16 @@ def test_the_python_runs(desk: Path) -> None:
 
 
 def test_the_paths_of_the_map_exist() -> None:
-    table = README.partition("## Where things are")[2]
+    guide = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = guide.partition("## Where things are")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| ([^|]+) \|", table, flags=re.MULTILINE)[2:]
     named = [path for row in rows for path in re.findall(r"`([^`]+)`", row)]
     assert len(named) > 10
     for path in named:
         assert (ROOT / path).exists() or (ROOT / "src/bestiary" / path).exists(), path
+
+
+def test_its_links_lead_to_files() -> None:
+    targets = re.findall(r"\]\(([^)#]+)", README)
+    assert len(targets) > 20
+    assert [target for target in targets if not (ROOT / target).exists()] == []
