@@ -330,6 +330,38 @@ def test_pictures_that_are_predicted_from_their_files_count(tmp_path: Path, fold
     assert parity.ENGINE_SAMPLE + parity.NETWORK_SAMPLE == time_estimate.PROVEN_TWICE
 
 
+class SteadyEpochs:
+    """Epochs that take ten seconds."""
+
+    validation = 1.0
+
+    def epoch_seconds(self, *_: int) -> float:
+        return 10.0
+
+
+@pytest.mark.parametrize(
+    ("teacher", "suspects", "counted"), [("lite0", False, 300), ("lite0", True, 300), ("lite2", True, 0)]
+)
+def test_the_features_of_a_teacher_count_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, teacher: str, suspects: bool, counted: int
+) -> None:
+    """The label check computes those of lite2 for a network anyway."""
+    pytest.importorskip("torch")
+    monkeypatch.setattr(time_estimate, "_decode_seconds", lambda _: 0.0)
+    monkeypatch.setattr(SlowMachine, "epoch_throughput", lambda *_: SteadyEpochs())
+    parts = ["train"] * 300 + ["val"] * 50 + ["test"] * 50
+    rows = {"sha256": [str(row) for row in range(len(parts))], "split": parts, "label": ["a", "b"] * (len(parts) // 2)}
+    pictures = pl.DataFrame(rows | {"path": [f"{row}.png" for row in range(len(parts))]})
+
+    def estimate(distill: str) -> float:
+        recipe = {"model": {"method": "scratch"}, "train": {"distill": distill}, "data": {"suspects": suspects}}
+        recipe |= {"features": {"engine": "onnxruntime"}}
+        task = make_task(Path(), Recipe.of(recipe).resolve(), pictures, Context(1, cache=tmp_path))
+        return time_estimate.estimate_seconds(task, SlowMachine()).seconds(1)
+
+    assert estimate(teacher) - estimate("none") == pytest.approx(counted)
+
+
 def test_a_search_that_may_be_remembered_refuses_no_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """60,000 pictures are searched in 42 s, or not at all where the pairs are in the cache."""
     monkeypatch.setattr(quick_estimate, "unmeasured_paths", lambda *_: [])

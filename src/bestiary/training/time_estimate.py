@@ -16,6 +16,7 @@ from bestiary.models.engine import Precision
 from bestiary.models.features import has_features
 from bestiary.models.onnx_surgery import count_frozen_stages
 from bestiary.table import SPLITS
+from bestiary.training.distill import teacher_backbone
 from bestiary.training.methods import build_training_setup
 from bestiary.training.probe import candidate_c_values, probe_views, sample_counts
 from bestiary.training.task import TrainingTask
@@ -116,6 +117,7 @@ def estimate_seconds(task: TrainingTask, machine: MachineProfile) -> TimeEstimat
     """Return the time of a task, from the features to the report."""
     slowdown, models = machine.slowdown, 1 + task.recipe.data.folds
     before = _label_check_seconds(task, machine) if task.recipe.data.suspects else 0.0
+    before += _teacher_seconds(task, machine)
     finish = slowdown * (COSTS.report + COSTS.report_picture * task.pictures.height)
     if task.recipe.model.method == "probe":
         fit = slowdown * COSTS.probe + _head_seconds(task, slowdown) + _proof_seconds(task, machine)
@@ -144,10 +146,13 @@ def _estimate_training(task: TrainingTask, machine: MachineProfile) -> TimeEstim
 
 def _as_probe(task: TrainingTask) -> TrainingTask:
     """Return the task of the label check: with the recipe's backbone if its features are used, else the default one."""
-    if task.uses_features:
-        return task
-    model = task.recipe.model.model_copy(update={"backbone": AUDIT_BACKBONE, "weights": "bundled"})
-    preprocess = replace(task.preprocess, size=bundled_backbone(AUDIT_BACKBONE).size)
+    return task if task.uses_features else _with_backbone(task, AUDIT_BACKBONE)
+
+
+def _with_backbone(task: TrainingTask, name: str) -> TrainingTask:
+    """Return the task with a bundled backbone at the size of its pictures."""
+    model = task.recipe.model.model_copy(update={"backbone": name, "weights": "bundled"})
+    preprocess = replace(task.preprocess, size=bundled_backbone(name).size)
     return replace(task, recipe=task.recipe.model_copy(update={"model": model}), preprocess=preprocess)
 
 
@@ -159,6 +164,18 @@ def _label_check_seconds(task: TrainingTask, machine: MachineProfile) -> float:
     missing = sum(len(cache.missing(task.split(split).keys)) for split in splits)
     fits = machine.slowdown * LABEL_CHECK_FOLDS * _fit_seconds(task, _count(task, *SPLITS))
     return fits + (machine.feature_throughput(task, precision).seconds(missing) if missing else 0.0)
+
+
+def _teacher_seconds(task: TrainingTask, machine: MachineProfile) -> float:
+    """Return the time of the features of a network's teacher, but for those that the label check computes anyway."""
+    if (backbone := teacher_backbone(task.recipe)) is None:
+        return 0.0
+    if task.recipe.data.suspects and backbone.name == AUDIT_BACKBONE:
+        return 0.0
+    task = _with_backbone(task, backbone.name)
+    precision = task.engine_choice.precision
+    missing = len(task.feature_cache(precision).missing(task.split("train").keys))
+    return machine.feature_throughput(task, precision).seconds(missing) if missing else 0.0
 
 
 def has_cached_features(task: TrainingTask) -> bool:
