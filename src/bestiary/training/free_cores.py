@@ -49,9 +49,10 @@ def measure_training_threads(context: Context, sleep: Callable[[float], None] = 
     """Return the number of training threads for the present load, and that load; `context.threads` at most.
 
     It takes half a second; where the load is high, two more, so that a short peak does not decide about a whole run.
-    Where the number of threads was requested, or processes share the cores, it is that number.
+    Where the number of threads was requested, or processes share the cores, it is that number; also where workers of a
+    cluster train, which have threads of their own, and may be among the other programs of this computer.
     """
-    if not context.has_automatic_threads or world_size() > 1:
+    if not context.has_automatic_threads or world_size() > 1 or context.remote_fit is not None:
         return context.training_threads, 0.0
     meter = LoadMeter()
     sleep(MEASURE_SECONDS)
