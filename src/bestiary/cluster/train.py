@@ -48,7 +48,11 @@ RAY_FOLDER = "ray"  # in the run folder: what Ray Train notes; removed at the en
 
 @dataclass(frozen=True)
 class FitOrder:
-    """What every worker needs to build the fit job of a task. weights: of the network at its start, as bytes."""
+    """What every worker needs to build the fit job of a task.
+
+    features: settings as chosen where the run was begun, so that all workers learn from the same. weights: of the
+    network at its start, as bytes.
+    """
 
     recipe: ResolvedRecipe
     pictures: pl.DataFrame
@@ -65,8 +69,8 @@ class FitOrder:
         from bestiary.training.checkpoint import write_state
 
         weights, run = write_state(job.network.state_dict()), task.run.absolute()
-        context, cache = task.context, task.cache.absolute()
-        return cls(task.recipe, task.pictures, run, cache, context.features, threads, weights, Path.cwd())
+        features, cache = task.choose_features(), task.cache.absolute()
+        return cls(task.recipe, task.pictures, run, cache, features, threads, weights, Path.cwd())
 
 
 @dataclass(frozen=True)

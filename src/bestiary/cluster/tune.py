@@ -30,6 +30,7 @@ from bestiary.progress import Reporter
 from bestiary.recipe import Recipe, ResolvedRecipe
 from bestiary.recipe_sections import FeaturesConfig
 from bestiary.run_folder import read_history, write_history
+from bestiary.training.task import make_task
 from bestiary.tune.objective import EpochCallback, History, TrialScore, evaluate_recipe
 from bestiary.tune.storage import MAX_ATTEMPTS, killed_too_often_error
 from bestiary.tune.trial_workers import THIS_PROCESS, TrialCancelledError, TrialWorkers
@@ -41,7 +42,10 @@ FIRST_SPLIT = "1"  # the folder of a trial's first split, in that of the trial
 
 @dataclass(frozen=True)
 class TrialOrder:
-    """What a task needs besides the pictures. run_folder: of the trial; working_folder: of the process that asks."""
+    """What a task needs besides the pictures. run_folder: of the trial; working_folder: of the process that asks.
+
+    features: settings as chosen by the process that asks, so that trials on all nodes have the same.
+    """
 
     recipe: ResolvedRecipe
     run_folder: Path
@@ -110,9 +114,9 @@ class ClusterTrials:
         """
         assert resume
         ray, trial = import_ray(), uuid4().hex
+        features = make_task(folder, recipe, splits[0], context).choose_features()
         order = TrialOrder(
-            *(recipe, folder.absolute(), Path.cwd(), context.require_cache().absolute(), context.features),
-            self.group.threads,
+            *(recipe, folder.absolute(), Path.cwd(), context.require_cache().absolute(), features), self.group.threads
         )
         score = ray.remote(_score_trial).options(num_cpus=self.group.threads, max_retries=MAX_ATTEMPTS - 1)
         task = score.remote(order, self._put_splits(splits), self._desk, trial)
