@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -24,14 +24,18 @@ pytest.importorskip("ray")
 import ray_cluster
 from bestiary.array_types import Pixels
 from bestiary.box import Box, Crop, PictureFile, Region
+from bestiary.cluster import predict as cluster_predict
 from bestiary.cluster import prediction_worker
 from bestiary.cluster.picture_list import format_picture, iter_pieces, parse_picture, read_piece, write_picture_list
-from bestiary.cluster.predict import PredictionJob, publish_output, start_job
+from bestiary.cluster.predict import PredictionJob, publish_output, run_job, start_job
 from bestiary.cluster.prediction_worker import PredictionWorker, SentModel, iter_slots
+from bestiary.cluster.remote_files import RemotePicture
 from bestiary.cluster.work_folder import WorkFolder
 from bestiary.errors import IntegrityError, MachineError, UserError
 from bestiary.inference.predictor import Predictor
+from bestiary.inference.resume_record import ResumeRecord, write_picture_state
 from bestiary.locks import output_lock
+from bestiary.progress import SilentReporter
 from commands import Call, Done
 from ray_cluster import TwoNodes, client_server
 from tiny_model import COLOURS, coloured, write_run
@@ -442,13 +446,60 @@ def test_an_output_of_another_command_is_not_that_of_the_job(tmp_path: Path) -> 
         start()
 
 
+def stored(number: int, version: str) -> RemotePicture:
+    uri = f"s3://bucket/{number}.png"
+    return RemotePicture({"id": uri, "uri": f"{uri}?region=r", "offset": 0, "size": 9, "version": version})
+
+
+def test_a_replaced_object_of_the_same_size_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it is predicted already; another one is read as it is now."""
+    output, conditions = tmp_path / "a.csv", {"model": "m"}
+
+    def start(*versions: str) -> PredictionJob:
+        return start_job(output, [stored(number, version) for number, version in enumerate(versions)], conditions)
+
+    def go_on(job: PredictionJob) -> None:
+        run_job(job, cast("Predictor", None), "127.0.0.1:1", reporter=SilentReporter())
+
+    def read_model(*_: object, boxes: bool) -> None:
+        raise InterruptedError("it would begin")
+
+    monkeypatch.setattr(cluster_predict, "_read_model", read_model)
+    job = start("v1", "v1", "v1")
+    commit(job.work, "a", [0])
+    rows = [{"id": n, "prediction": {"path": stored(n, "").name}, "state": stored(n, "v1").state} for n in (0, 1)]
+    commit(job.work, "a", [0, 1])
+    (job.work.parts / "a.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    with pytest.raises(InterruptedError):
+        go_on(start("v1", "v1", "v2"))
+    with pytest.raises(UserError, match=r"changed since: 1 picture has another .* \(s3://bucket/1.png\)"):
+        go_on(start("v1", "v2", "v2"))
+    job = start("v1", "v1", "v2")
+    for name in ("a.csv", "a.csv.resume"):
+        (job.work.staging / name).touch()
+    record = ResumeRecord(job.work.staging / "a.csv", conditions)
+    record.start()
+    with record.open() as file:
+        for number, version in enumerate(("v1", "v1", "v2")):
+            write_picture_state(file, stored(number, "").name, stored(number, version).state)
+    with publish_output(job):
+        pass
+    assert start("v1", "v1", "v2").is_finished
+    with pytest.raises(
+        UserError, match=r"changed since: 2 pictures have another .* \(s3://bucket/0.png, s3://bucket/2"
+    ):
+        start("v2", "v1", "v1")
+    assert start("v1", "v1", "v2").is_finished
+
+
 def test_changed_pictures_are_named(tmp_path: Path) -> None:
-    from bestiary.inference.resume_record import check_unchanged, read_state
+    from bestiary.inference.resume_record import check_unchanged, read_file_state
 
     picture = tmp_path / "a.jpg"
     picture.write_bytes(b"1")
-    states = [(str(picture), read_state(picture))]
-    check_unchanged(tmp_path / "a.csv", states)
+    before = read_file_state(picture)
+    check_unchanged(tmp_path / "a.csv", [(str(picture), before, read_file_state(picture))])
     picture.write_bytes(b"12")
     with pytest.raises(UserError, match="changed since: 1 picture has another size"):
-        check_unchanged(tmp_path / "a.csv", states)
+        check_unchanged(tmp_path / "a.csv", [(str(picture), before, read_file_state(picture))])
+    check_unchanged(tmp_path / "a.csv", [(str(picture), before, None)])  # removed: nothing to compare with

@@ -18,13 +18,13 @@ from typing import Any, cast
 from bestiary.box import PictureFile, path_of, pop_box
 from bestiary.cluster.connection import connect, import_ray, require_shared
 from bestiary.cluster.picture_list import ListSummary, iter_pieces, parse_picture, write_picture_list
-from bestiary.cluster.work_folder import WorkFolder
+from bestiary.cluster.work_folder import ID, WorkFolder
 from bestiary.errors import BestiaryError, InterruptedRun, MachineError
 from bestiary.inference.bundle import BUNDLE_NAME
 from bestiary.inference.predictor import EngineName, Prediction, Predictor
 from bestiary.inference.proof import PROOF_NAME
 from bestiary.inference.resume_record import SUFFIX as RECORD_SUFFIX
-from bestiary.inference.resume_record import PictureState, ResumeRecord, check_unchanged
+from bestiary.inference.resume_record import PictureState, ResumeRecord, check_unchanged, read_picture_state
 from bestiary.progress import Advance, Reporter
 
 ROUND = 8  # rows of a piece are a multiple of it, as the batches of the engines are
@@ -56,7 +56,9 @@ def start_job(output: Path, pictures: Iterable[PictureFile], conditions: Mapping
         summary: ListSummary = write_picture_list(listed, pictures)
         is_finished = work.start_or_resume(conditions, listed, summary)
         if is_finished:
-            ResumeRecord(output, conditions).check_pictures()
+            states = enumerate(ResumeRecord(output, conditions).iter_states())
+            check_unchanged(output, _iter_compared(work, ((number, *values) for number, values in states)))
+            work.finish()  # or it was killed after the output, which comes whole
     except BaseException:
         if not has_job:
             work.remove()
@@ -105,7 +107,9 @@ def run_job(
     """
     done = job.work.restore(job.count)
     if done.any():
-        check_unchanged(job.work.output, _iter_states(job.work))
+        rows = job.work.iter_committed()
+        states = ((row[ID], row["prediction"]["path"], row["state"]) for row in rows)
+        check_unchanged(job.work.output, _iter_compared(job.work, states))
         reporter.info(f"The job goes on: {int(done.sum()):,} of {job.count:,} pictures are predicted.")
     if done.all():
         return
@@ -167,9 +171,20 @@ def _first_picture(pictures: Path) -> list[Path]:
     return [path.absolute()] if path.exists() else []
 
 
-def _iter_states(work: WorkFolder) -> Iterator[tuple[str, PictureState]]:
-    for row in work.iter_committed():
-        yield row["prediction"]["path"], row["state"]
+def _iter_compared(
+    work: WorkFolder, states: Iterable[tuple[int, str, PictureState]]
+) -> Iterator[tuple[str, PictureState, PictureState]]:
+    """Yield path, state and state now of pictures, for `check_unchanged`, in constant memory.
+
+    states: with the ids, in ascending order. What is stored elsewhere has now the state of the list.
+    """
+    with work.pictures.open(encoding="utf-8") as lines:
+        listed, position, line = enumerate(lines), -1, ""
+        for number, path, state in states:
+            while position < number:
+                position, line = next(listed, (number, ""))
+            if line:
+                yield path, state, read_picture_state(parse_picture(line))
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from bestiary.cluster.ray_data import make_rows
 from bestiary.cluster.remote_files import prefetch
 from bestiary.errors import MachineError
 from bestiary.inference.predictor import EngineName, Predictor
-from bestiary.inference.resume_record import read_state
+from bestiary.inference.resume_record import read_picture_state
 from bestiary.text import printable
 
 PLACEHOLDER = b""  # a picture that cannot be read: it takes its place in a batch as a black one
@@ -65,7 +65,7 @@ class PredictionWorker:
         self._check_paths(pictures)
         batch_size = self._predictor.batch_size
         slots = list(iter_slots(ids, batch_size, self._model.count))
-        states = [read_state(path_of(picture)) for picture in pictures]
+        states = [read_picture_state(picture) for picture in pictures]
         sources: Iterable[PictureFile | bytes] = [PLACEHOLDER if row is None else pictures[row] for row in slots]
         if any(isinstance(picture, StoredPicture) for picture in pictures):
             sources = prefetch(sources, self._predictor.bundle.max_bytes)
