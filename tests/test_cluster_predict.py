@@ -373,6 +373,24 @@ def test_a_picture_has_its_slot_of_one_process(job: Path, monkeypatch: pytest.Mo
     assert list(iter_slots(range(5), 1, 5)) == list(range(5))
 
 
+def test_pictures_from_all_over_the_list_are_looked_for_on_nodes(tmp_path: Path) -> None:
+    """Class folders may be mounted one by one, and the first picture be the only one that a node sees."""
+    files: list[PictureFile] = [tmp_path / f"{number // 100}" / f"{number}.png" for number in range(1000)]
+    for file in files:
+        assert isinstance(file, Path)
+        file.parent.mkdir(exist_ok=True)
+        file.touch()
+    listed = tmp_path / "list"
+    count = write_picture_list(listed, [files[0], stored(0, "v1"), *files[1:], tmp_path / "gone"]).count
+    sample = cluster_predict.sample_pictures(listed, count)
+    assert sample[0] == files[0]
+    assert len(sample) == 31
+    assert {path.parent.name for path in sample} == {str(number) for number in range(10)}
+    assert cluster_predict.sample_pictures(listed, write_picture_list(listed, files[:2]).count) == files[:2]
+    assert cluster_predict.sample_pictures(listed, write_picture_list(listed, [files[0], files[0]]).count) == files[:1]
+    assert cluster_predict.sample_pictures(listed, write_picture_list(listed, [stored(0, "v1")]).count) == []
+
+
 def test_a_node_without_the_folder_of_the_command(job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     files = {path.name: path.read_bytes() for path in (job / "run").iterdir() if path.is_file()}
@@ -381,6 +399,15 @@ def test_a_node_without_the_folder_of_the_command(job: Path, tmp_path: Path, mon
     assert row["prediction"]["error"] is None
     with pytest.raises(MachineError, match=r"has no folder .*gone, from which the path new/000.png starts"):
         worker._predict([0], [format_picture(Path("new/000.png"))])
+
+
+def test_a_worker_that_cannot_load_the_model_says_why(job: Path) -> None:
+    """The constructor does not: Ray reports what it raises as a worker that has died."""
+    files = {path.name: path.read_bytes() for path in (job / "run").iterdir() if path.is_file()}
+    damaged = files | {"model.onnx": files["model.onnx"][:100]}
+    worker = PredictionWorker(SentModel(damaged, "onnxruntime", 10**7, str(job), 1, False))
+    with pytest.raises(MachineError, match=r'The node ".+" cannot load the model: .*model\.onnx'):
+        worker._predict([0], [format_picture(job / "new/000.png")])
 
 
 def commit(work: WorkFolder, name: str, ids: list[int], *, pending: bool = False, rows: bool = True) -> None:

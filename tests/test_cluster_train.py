@@ -101,7 +101,7 @@ def test_two_workers_train_what_one_process_trains(
     reporter = Intervening("Epoch 1:", lambda: None)
     with connect_job("local", 2, RECIPE, threads=2, reporter=reporter) as remote:
         run = flow.train(collection.folder, recipe=RECIPE, out=tmp_path / "run", threads=2, reporter=reporter, **remote)
-    assert "Training on cpu in float32 with 1 threads, distributed over 2 processes." in reporter.texts
+    assert "Training on cpu in float32 with 1 thread, distributed over 2 processes." in reporter.texts
     histories = [comparable(run_folder.read_history(folder)) for folder in (single.path, run.path)]
     for alone, together in zip(*histories, strict=True):
         assert together == pytest.approx(alone, abs=1e-5)

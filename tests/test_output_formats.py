@@ -387,7 +387,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 def test_a_camtrap_dp_is_written_from_folders_and_exif(pictures: Path, package: Path, tmp_path: Path) -> None:
     notices = write_all("camtrap-dp", out := tmp_path / "out", pictures, package=package)
     assert notices == [
-        f"1 observations have no scientificName, since {package / 'datapackage.json'} has none for badger: their label"
+        f"1 observation has no scientificName, since {package / 'datapackage.json'} has none for badger: their label"
         " is in observationTags."
     ]
     files = {"datapackage.json", "deployments.csv", "media.csv", "observations.csv"}

@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+
 from bestiary.box import PictureFile, path_of, pop_box
-from bestiary.cluster.connection import connect, import_ray, require_shared
+from bestiary.cluster.connection import START_FAILURE, connect, describe_ray_error, import_ray, require_shared
 from bestiary.cluster.picture_list import ListSummary, iter_pieces, parse_picture, write_picture_list
 from bestiary.cluster.work_folder import ID, WorkFolder
 from bestiary.errors import BestiaryError, InterruptedRun, MachineError
@@ -29,6 +31,7 @@ from bestiary.progress import Advance, Reporter
 
 ROUND = 8  # rows of a piece are a multiple of it, as the batches of the engines are
 MAX_ROWS, PIECES_PER_WORKER, MAX_PIECES = 256, 8, 4000  # of a piece: it is what is lost with a worker
+SAMPLED_PICTURES = 32  # that are looked for on every node
 POLL_SECONDS = 2.0
 RAY_ADVICE = "\nFailed to apply UDF transform after "
 
@@ -116,7 +119,7 @@ def run_job(
     model = _read_model(predictor, job.count, boxes=boxes)
     engine = "openvino" if predictor.engine_name == "openvino" else "onnxruntime"
     with connect(address, modules=("pyarrow", engine), threads=threads, reporter=reporter) as cluster:
-        require_shared(cluster, [job.work.pictures, *_first_picture(job.work.pictures)])
+        require_shared(cluster, [job.work.pictures, *sample_pictures(job.work.pictures, job.count)])
         workers = cluster.cpus if threads is None else min(threads, cluster.cpus)
         pieces = list(iter_pieces(job.work.pictures, choose_piece_rows(job.count, workers)))
         with (
@@ -164,11 +167,15 @@ def _read_model(predictor: Predictor, count: int, *, boxes: bool) -> Any:
     return SentModel(files, engine, predictor.bundle.max_pixels, str(Path.cwd()), count, boxes)
 
 
-def _first_picture(pictures: Path) -> list[Path]:
-    """Return the first picture of a list if it is there, by its absolute path."""
+def sample_pictures(pictures: Path, count: int) -> list[Path]:
+    """Return some pictures of a list that are on this computer, by absolute paths: the first, the last, and between.
+
+    Folders may be mounted one by one: a node that sees the first picture need not see all. count: of the list.
+    """
+    positions = set(np.linspace(0, count - 1, min(count, SAMPLED_PICTURES)).round().astype(int).tolist())
     with pictures.open(encoding="utf-8") as lines:
-        path = path_of(parse_picture(next(lines)))
-    return [path.absolute()] if path.exists() else []
+        paths = [path_of(parse_picture(line)) for position, line in enumerate(lines) if position in positions]
+    return [path.absolute() for path in dict.fromkeys(paths) if path.exists()]
 
 
 def _iter_compared(
@@ -230,7 +237,9 @@ def _explain_errors(output: Path) -> Iterator[None]:
             raise MachineError(f"A worker cannot write beside {output}: {error.cause}. {way}") from None
         raise
     except ray.exceptions.RayError as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = describe_ray_error(error)
+        if START_FAILURE in str(error):
+            raise MachineError(f"A worker of the cluster cannot start: {reason}. {way}") from None
         raise MachineError(
             f"Workers of the cluster died again and again ({reason}). A picture may need more memory than a node has:"
             f" see the logs of Ray. {way}"

@@ -22,7 +22,7 @@ from uuid import uuid4
 
 import polars as pl
 
-from bestiary.cluster.connection import LOCAL, Cluster, connect, import_ray
+from bestiary.cluster.connection import LOCAL, Cluster, connect, describe_ray_error, import_ray
 from bestiary.cluster.messages import Mailbox, MailReporter, Relay, WorkerFailure, WorkerStoppedError, start_actor
 from bestiary.cluster.ray_table_map import open_table_map
 from bestiary.cluster.worker_group import WorkerGroup, split_processors
@@ -257,10 +257,9 @@ def _wait_for_workers(mailbox: Any, workers: int) -> None:
 
 
 def _lost_workers_error(run: Path, error: BaseException) -> MachineError:
-    lines = [line for line in str(error).splitlines() if line.strip()]
     return MachineError(
         f"The training of {run} ended because its workers died {MAX_FAILURES + 1} times, perhaps for lack of memory"
-        f" ({lines[0] if lines else type(error).__name__}). Nothing is lost: resume with fewer --workers."
+        f" ({describe_ray_error(error)}). Nothing is lost: resume with fewer --workers."
     )
 
 

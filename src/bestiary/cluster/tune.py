@@ -21,7 +21,7 @@ from uuid import uuid4
 
 import polars as pl
 
-from bestiary.cluster.connection import LOCAL, connect, import_ray
+from bestiary.cluster.connection import LOCAL, connect, describe_ray_error, import_ray
 from bestiary.cluster.messages import WorkerFailure, start_actor
 from bestiary.cluster.worker_group import WorkerGroup, node_processors, split_processors
 from bestiary.context import Context
@@ -30,6 +30,7 @@ from bestiary.progress import Reporter
 from bestiary.recipe import Recipe, ResolvedRecipe
 from bestiary.recipe_sections import FeaturesConfig
 from bestiary.run_folder import read_history, write_history
+from bestiary.text import format_count
 from bestiary.training.task import make_task
 from bestiary.tune.objective import EpochCallback, History, TrialScore, evaluate_recipe
 from bestiary.tune.storage import MAX_ATTEMPTS, killed_too_often_error
@@ -80,7 +81,9 @@ def connect_trial_workers(
     with connect(address or LOCAL, modules=modules, threads=threads, reporter=reporter):
         total = sum(node_processors()) if threads is None else threads
         trials = ClusterTrials(split_processors(workers or total, threads), reporter)
-        reporter.info(f"Trials run {trials.group.workers} at a time, with {trials.group.threads} threads each.")
+        reporter.info(
+            f"Trials run {trials.group.workers} at a time, with {format_count(trials.group.threads, 'thread')} each."
+        )
         yield TrialWorkers(trials.group.workers, trials.evaluate, trials.stop)
 
 
@@ -126,9 +129,9 @@ class ClusterTrials:
         except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError, ray.exceptions.NodeDiedError):
             raise killed_too_often_error() from None
         except ray.exceptions.RayError as error:
-            first = next(filter(None, str(error).splitlines()), type(error).__name__)
+            reason = describe_ray_error(error)
             raise MachineError(
-                f"The cluster cannot run a trial: {first} The same command resumes the search."
+                f"The cluster cannot run a trial: {reason}. The same command resumes the search."
             ) from None
         except BaseException:
             _cancel(task)
