@@ -22,6 +22,7 @@ from pyarrow import parquet
 pytest.importorskip("ray")
 
 import ray_cluster
+from bestiary import api_predict
 from bestiary.array_types import Pixels
 from bestiary.box import Box, Crop, PictureFile, Region
 from bestiary.cluster import predict as cluster_predict
@@ -31,7 +32,7 @@ from bestiary.cluster.predict import PredictionJob, publish_output, run_job, sta
 from bestiary.cluster.prediction_worker import PredictionWorker, SentModel, iter_slots
 from bestiary.cluster.remote_files import RemotePicture
 from bestiary.cluster.work_folder import WorkFolder
-from bestiary.errors import IntegrityError, MachineError, UserError
+from bestiary.errors import InputError, IntegrityError, MachineError, UserError
 from bestiary.inference.predictor import Predictor
 from bestiary.inference.resume_record import ResumeRecord, write_picture_state
 from bestiary.locks import output_lock
@@ -165,6 +166,30 @@ def test_equal_to_one_process(
     assert here.code == 0
     assert "nothing left to do" in here.err
     assert_same(out, alone)
+
+
+@pytest.mark.slow
+def test_from_python(local_ray: Any, job: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("BESTIARY_CACHE", str(tmp_path / "cache"))
+    names: list[Any] = [job / line for line in (job / "list.txt").read_text().splitlines()[40:60]]
+    alone, there = (
+        api_predict.predict(job / "run", names, group="folder", cluster=cluster, quiet=True)
+        for cluster in (None, "local")
+    )
+    assert [answer.line() for answer in there] == [answer.line() for answer in alone]
+    assert [answer.path for answer in there] == [str(name) for name in names]
+    assert there.events == alone.events
+    assert len(there.events) == 1
+    assert list((tmp_path / "cache" / "predictions").iterdir()) == []
+
+
+def test_from_python_only_files_are_predicted_on_a_cluster(job: Path) -> None:
+    with pytest.raises(InputError, match=r"got a picture in memory \(bytes\)"):
+        api_predict.predict(job / "run", [job / "new/000.png", b"x"], cluster="local")
+    with pytest.raises(InputError, match="workers of a cluster compute on processors"):
+        api_predict.predict(job / "run", job / "new/000.png", cluster="local", device="cuda")
+    with pytest.raises(InputError, match="is no address of a cluster"):
+        api_predict.predict(job / "run", job / "new/000.png", cluster="somewhere")
 
 
 @pytest.mark.slow

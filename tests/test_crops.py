@@ -15,6 +15,7 @@ from PIL import Image
 
 from bestiary import api, preprocess, table
 from bestiary import crops as crops_module
+from bestiary.api_predict import predict
 from bestiary.batches.decoding import decode_ahead
 from bestiary.box import Box, Crop, Region, content_key, find_region, format_reference, parse_box, parse_reference
 from bestiary.context import Context
@@ -28,7 +29,6 @@ from bestiary.evaluation.external import evaluate_external
 from bestiary.export.verify import export
 from bestiary.flow import train
 from bestiary.inference.bundle import read_bundle
-from bestiary.inference.predict import predict
 from bestiary.inference.predictor import Predictor
 from bestiary.orientation import TRANSPOSITIONS
 from bestiary.picture import LIMITS

@@ -9,19 +9,28 @@ processors of one kind.
 from __future__ import annotations
 
 import contextlib
+import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
-from bestiary.box import PictureFile, path_of, pop_box
-from bestiary.cluster.connection import START_FAILURE, connect, describe_ray_error, import_ray, require_shared
+from bestiary.box import Crop, PictureFile, path_of, pop_box
+from bestiary.cluster.connection import (
+    START_FAILURE,
+    check_address,
+    connect,
+    describe_ray_error,
+    import_ray,
+    require_shared,
+)
 from bestiary.cluster.picture_list import ListSummary, iter_pieces, parse_picture, write_picture_list
 from bestiary.cluster.work_folder import ID, WorkFolder
 from bestiary.errors import BestiaryError, InterruptedRun, MachineError
+from bestiary.files import cache_folder
 from bestiary.inference.bundle import BUNDLE_NAME
 from bestiary.inference.predictor import EngineName, Prediction, Predictor
 from bestiary.inference.proof import PROOF_NAME
@@ -33,16 +42,23 @@ ROUND = 8  # rows of a piece are a multiple of it, as the batches of the engines
 MAX_ROWS, PIECES_PER_WORKER, MAX_PIECES = 256, 8, 4000  # of a piece: it is what is lost with a worker
 SAMPLED_PICTURES = 32  # that are looked for on every node
 POLL_SECONDS = 2.0
+NOT_RESUMABLE = (
+    "Nothing is kept. The command `bestiary predict … --out FILE --cluster …` goes on after an interruption."
+)
 RAY_ADVICE = "\nFailed to apply UDF transform after "
 
 
 @dataclass(frozen=True)
 class PredictionJob:
-    """A job, begun or resumed. count: of its pictures; is_finished: whether its output is complete already."""
+    """A job, begun or resumed.
+
+    count: of its pictures; is_finished: whether its output is complete already; is_resumable: whether it can go on.
+    """
 
     work: WorkFolder
     count: int
     is_finished: bool
+    is_resumable: bool = True
 
 
 def start_job(output: Path, pictures: Iterable[PictureFile], conditions: Mapping[str, Any]) -> PredictionJob:
@@ -125,7 +141,7 @@ def run_job(
         with (
             reporter.progress("Predicting", job.count - int(done.sum())) as advance,
             _watch_commits(job.work, advance),
-            _explain_errors(job.work.output),
+            _explain_errors(job),
         ):
             from bestiary.cluster.prediction_worker import PredictionWorker
             from bestiary.cluster.ray_data import run_rows
@@ -165,6 +181,24 @@ def _read_model(predictor: Predictor, count: int, *, boxes: bool) -> Any:
     files = {name: (predictor.run / name).read_bytes() for name in names if (predictor.run / name).exists()}
     engine = cast(EngineName, predictor.engine_name)
     return SentModel(files, engine, predictor.bundle.max_pixels, str(Path.cwd()), count, boxes)
+
+
+@contextlib.contextmanager
+def predict_files(
+    predictor: Predictor, files: Sequence[PictureFile], address: str, *, threads: int | None, reporter: Reporter
+) -> Iterator[Iterator[Prediction]]:
+    """Predict files on a cluster, and give the predictions in their order for the length of a `with` block.
+
+    Rows are meanwhile in a folder of the cache folder. Raises as `run_job`.
+    """
+    check_address(address)
+    parent = cache_folder() / "predictions"
+    parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=parent, ignore_cleanup_errors=True) as folder:
+        job = replace(start_job(Path(folder) / "predictions", files, {}), is_resumable=False)
+        boxes = any(isinstance(file, Crop) for file in files)
+        run_job(job, predictor, address, threads=threads, boxes=boxes, reporter=reporter)
+        yield iter_predictions(job, lambda path, state: None)
 
 
 def sample_pictures(pictures: Path, count: int) -> list[Path]:
@@ -222,10 +256,10 @@ def _watch_commits(work: WorkFolder, advance: Advance) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _explain_errors(output: Path) -> Iterator[None]:
+def _explain_errors(job: PredictionJob) -> Iterator[None]:
     """Raise the errors of workers as they are, and those of the cluster with the way on."""
-    ray = import_ray()
-    way = "What was predicted is kept: the same command goes on."
+    ray, output = import_ray(), job.work.output
+    way = "What was predicted is kept: the same command goes on." if job.is_resumable else NOT_RESUMABLE
     try:
         yield
     except KeyboardInterrupt:

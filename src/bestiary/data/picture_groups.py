@@ -152,7 +152,7 @@ def _describe_values(values: pl.Series, name: str, rule: GroupRule, *, for_split
     }.get(rule.kind, "")
     by = source or f"--{name} {rule.kind}{rule.pattern}{f'{rule.gap_seconds:g}s' if rule.kind == TIME else ''}"
     text = (
-        f"{format_count(len(sizes), name)}, by {by}: {format_count(sizes.sum(), 'picture')}, at most"
+        f"{format_count(len(sizes), name)}, by {by}: {format_count(int(sizes.sum()), 'picture')}, at most"
         f" {sizes.to_numpy().max():,} of a {name}."
         f" {'Each stays in one split.' if for_split else 'Intervals count each once.'}"
     )
