@@ -207,6 +207,7 @@ def test_commands_that_read_files_of_this_computer_refuse_uris(
     out = ["--out", tmp_path / "features.parquet"] if command == "embed" else []
     done = bestiary(command, *model, f"s3://key:{SECRET}@bucket/new", *out)
     assert done.code == 2
-    assert "s3:// … is a URI; expected a folder, an archive or a table of this computer" in done.err
+    assert "named by a URI (s3://…); expected a folder, an archive or a table of this computer. Copy them" in done.err
+    assert "(aws s3 sync s3://BUCKET/FOLDER FOLDER), or mount" in done.err
     assert "Only the command `bestiary predict` reads URIs" in done.err
     assert SECRET not in done.err

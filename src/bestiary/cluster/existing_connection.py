@@ -30,7 +30,7 @@ def check_connection(ray: Any, address: str) -> None:
 
     "auto" names any, unless RAY_ADDRESS says which one. "local" names one that this process has started.
     """
-    wanted = os.environ.get("RAY_ADDRESS", AUTO) if address == AUTO else address
+    wanted = (os.environ.get("RAY_ADDRESS") or AUTO) if address == AUTO else address
     if wanted == AUTO or address in _opened or wanted in _opened:
         return
     actual = find_address(ray)
