@@ -61,8 +61,8 @@ def require_local_source(path: Path) -> None:
         copy = COPY_COMMANDS.get(scheme)
         raise SourceError(
             f"The pictures are named by a URI ({scheme}://…); expected a folder, an archive or a table of this"
-            f" computer. Copy them here{f' ({copy})' if copy else ''}, or mount them as a folder. Only the command `bestiary"
-            " predict` reads URIs."
+            f" computer. Copy them here{f' ({copy})' if copy else ''}, or mount them as a folder. Only the command"
+            " `bestiary predict` reads URIs."
         )
 
 
