@@ -19,6 +19,7 @@ pytest.importorskip("onnx")
 from starlette.testclient import TestClient
 
 from bestiary import files, flow, table
+from bestiary.api_predict import predict
 from bestiary.class_thresholds import (
     ClassThreshold,
     as_bundle_values,
@@ -34,7 +35,7 @@ from bestiary.demo.dataset import SyntheticDataset
 from bestiary.errors import InputError, RecipeError, RunError
 from bestiary.evaluation.threshold_metrics import threshold_metrics
 from bestiary.export.formats import Kind, model_metadata, write_export
-from bestiary.inference import predict, writers
+from bestiary.inference import writers
 from bestiary.inference.bundle import Bundle, read_bundle
 from bestiary.inference.output_file import PredictionFile
 from bestiary.inference.predictor import Prediction, Predictor
@@ -356,7 +357,7 @@ def test_the_table_says_why(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     strict_red(run)
     (tmp_path / "red.png").write_bytes(coloured("red"))
-    [answer] = predict.predict(run, tmp_path / "red.png", quiet=True)
+    [answer] = predict(run, tmp_path / "red.png", quiet=True)
     out = io.StringIO()
     writers.write_predictions([answer], "table", out, classes=COLOURS, top=1)
     assert out.getvalue().endswith("(unknown: below the threshold of its class)\n")
@@ -447,7 +448,7 @@ def test_a_run_honours_its_thresholds_wherever_it_answers(
     again = flow.evaluate(run.path, Context(threads=2))
     assert again.metrics["class_thresholds"] == chosen
     test = predictions.filter(pl.col("split") == "test")
-    [first] = predict.predict(run.path, test["path"][0], quiet=True)
+    [first] = predict(run.path, test["path"][0], quiet=True)
     assert isinstance(first, Prediction)
     assert (first.label, first.unknown) == (test["predicted"][0], test["unknown"][0])
     assert first.reason is not None

@@ -864,8 +864,15 @@ def test_predict_writes_other_programs_formats(
     done = bestiary("predict", model, colours, "--format", form, "--out", out)
     assert (done.code, done.out) == (0, f"{out}\n")
     assert out.read_text("utf-8").count("red.png") >= 1
-    again = one_message(bestiary("predict", model, colours, "--format", form, "--out", out, "--resume"))
-    assert "is complete" in again
+    before, arguments = out.stat(), ("predict", model, colours, "--format", form, "--out", out)
+    again = bestiary(*arguments, "--resume")
+    assert (again.code, again.out) == (0, f"{out}\n")
+    count = re.findall(r"(\d+) pictures: ", done.err)[0]
+    assert f"{out} is complete, with {count} pictures. Nothing was changed." in again.err
+    assert "exists already" in one_message(bestiary(*arguments))
+    other = one_message(bestiary(*arguments, "--resume", "--unknown-label", "nothing"))
+    assert "label of unknown pictures none before, nothing now" in other
+    assert out.stat() == before
     assert not (tmp_path / "answers.out.part.jsonl").exists()
 
 

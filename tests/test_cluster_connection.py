@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,8 @@ import pytest
 pytest.importorskip("ray")
 
 from bestiary.cluster import connection
-from bestiary.cluster.connection import Cluster, ClusterNode, check_address, connect, require_shared
+from bestiary.cluster.connection import Cluster, ClusterNode, check_address, connect, describe_ray_error, require_shared
+from bestiary.cluster.existing_connection import check_connection, opened_connection
 from bestiary.errors import InputError, MachineError
 from ray_cluster import TwoNodes
 
@@ -173,7 +175,7 @@ def test_a_computer_that_is_too_busy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_something_else_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     text = failure(monkeypatch, "127.0.0.1:PORT", ConnectionError("Ray is at 127.0.0.1?\nmore"))
-    assert text.endswith("failed: Ray is at 127.0.0.1?")
+    assert text.endswith("failed: Ray is at 127.0.0.1?.")
 
 
 def test_without_the_client(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,6 +211,73 @@ def test_a_node_that_cannot_take_part(node: ClusterNode, fault: str) -> None:
     assert "[cluster]" in str(raised.value)
 
 
+def connected_ray(cluster: str, *, is_head: bool = False, client: str = "") -> Any:
+    """Stands in for a Ray that is connected to a cluster, whose head listens at an address."""
+    node = None if client else SimpleNamespace(head=is_head)
+    context = SimpleNamespace(client_worker=SimpleNamespace(_conn_str=client))
+    stub = SimpleNamespace(is_connected=lambda: bool(client), get_context=lambda: context)
+    return SimpleNamespace(
+        get_runtime_context=lambda: SimpleNamespace(gcs_address=cluster),
+        util=SimpleNamespace(client=SimpleNamespace(ray=stub)),
+        _private=SimpleNamespace(worker=SimpleNamespace(_global_node=node)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("address", "ray"),
+    [
+        ("local", connected_ray("127.0.0.1:6379", is_head=True)),
+        ("auto", connected_ray("127.0.0.1:6379")),
+        ("127.0.0.1:6379", connected_ray("127.0.0.1:6379")),
+        ("localhost:6379", connected_ray("127.0.0.1:6379")),
+        (f"{socket.gethostname()}:6379", connected_ray("127.0.0.1:6379")),
+        ("127.0.0.1:6379", connected_ray("127.0.0.1:6379", is_head=True)),
+        ("ray://head:10001", connected_ray("192.0.2.7:6379", client="head:10001")),
+    ],
+)
+def test_an_existing_connection_to_the_same_cluster(monkeypatch: pytest.MonkeyPatch, address: str, ray: Any) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    check_connection(ray, address)
+
+
+@pytest.mark.parametrize(
+    ("address", "ray", "other"),
+    [
+        ("local", connected_ray("192.0.2.7:6379"), "the cluster at 192.0.2.7:6379 already"),
+        ("127.0.0.1:6380", connected_ray("127.0.0.1:6379"), "the cluster at 127.0.0.1:6379 already"),
+        ("192.0.2.8:6379", connected_ray("127.0.0.1:6379", is_head=True), "started itself (local) already"),
+        ("ray://head:10002", connected_ray("192.0.2.7:6379", client="head:10001"), "at ray://head:10001 already"),
+        ("ray://192.0.2.7:6379", connected_ray("192.0.2.7:6379"), "the cluster at 192.0.2.7:6379 already"),
+        ("local", connected_ray("192.0.2.7:6379", client="head:10001"), "at ray://head:10001 already"),
+    ],
+)
+def test_an_existing_connection_to_another_cluster(address: str, ray: Any, other: str) -> None:
+    with pytest.raises(InputError) as raised:
+        check_connection(ray, address)
+    assert other in str(raised.value)
+    assert f'the address is "{address}"' in str(raised.value)
+    assert "ray.shutdown()" in str(raised.value)
+
+
+def test_auto_is_the_cluster_of_the_environment_also_where_another_is_connected(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "192.0.2.8:6379")
+    with pytest.raises(InputError, match=r'the address is "192\.0\.2\.8:6379"'):
+        check_connection(connected_ray("192.0.2.7:6379"), "auto")
+    with opened_connection("auto"):  # as it was when it was opened
+        check_connection(connected_ray("192.0.2.7:6379"), "auto")
+
+
+def test_the_reason_of_an_error_is_one_line() -> None:
+    died = Exception(
+        "The actor died because of an error raised in its creation task, ray::W.__init__()\n  File\nE: no x"
+    )
+    assert describe_ray_error(died) == "E: no x"
+    assert describe_ray_error(Exception("\nThe node died.\nmore")) == "The node died"
+    assert describe_ray_error(ValueError()) == "ValueError"
+
+
 def test_this_computer_lacks_a_module(local_ray: Any) -> None:
     with pytest.raises(MachineError, match="lacks no_such_module"), connect("local", modules=("no_such_module",)):
         pass
@@ -216,6 +285,9 @@ def test_this_computer_lacks_a_module(local_ray: Any) -> None:
         assert cluster.is_local
         assert cluster.cpus == 2
         assert str(cluster) == "Ray " + local_ray.__version__ + " on this computer with 2 processors"
+    with pytest.raises(InputError, match=r"a cluster that it has started itself"), connect("127.0.0.1:1"):
+        pass
+    check_connection(local_ray, local_ray.get_runtime_context().gcs_address)
     assert local_ray.is_initialized()  # a connection that was there stays
 
 

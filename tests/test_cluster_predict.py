@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -22,16 +22,21 @@ from pyarrow import parquet
 pytest.importorskip("ray")
 
 import ray_cluster
+from bestiary import api_predict
 from bestiary.array_types import Pixels
 from bestiary.box import Box, Crop, PictureFile, Region
+from bestiary.cluster import predict as cluster_predict
 from bestiary.cluster import prediction_worker
 from bestiary.cluster.picture_list import format_picture, iter_pieces, parse_picture, read_piece, write_picture_list
-from bestiary.cluster.predict import PredictionJob, publish_output, start_job
+from bestiary.cluster.predict import PredictionJob, publish_output, run_job, start_job
 from bestiary.cluster.prediction_worker import PredictionWorker, SentModel, iter_slots
+from bestiary.cluster.remote_files import RemotePicture
 from bestiary.cluster.work_folder import WorkFolder
-from bestiary.errors import IntegrityError, MachineError, UserError
+from bestiary.errors import InputError, IntegrityError, MachineError, UserError
 from bestiary.inference.predictor import Predictor
+from bestiary.inference.resume_record import ResumeRecord, write_picture_state
 from bestiary.locks import output_lock
+from bestiary.progress import SilentReporter
 from commands import Call, Done
 from ray_cluster import TwoNodes, client_server
 from tiny_model import COLOURS, coloured, write_run
@@ -161,6 +166,30 @@ def test_equal_to_one_process(
     assert here.code == 0
     assert "nothing left to do" in here.err
     assert_same(out, alone)
+
+
+@pytest.mark.slow
+def test_from_python(local_ray: Any, job: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("BESTIARY_CACHE", str(tmp_path / "cache"))
+    names: list[Any] = [job / line for line in (job / "list.txt").read_text().splitlines()[40:60]]
+    alone, there = (
+        api_predict.predict(job / "run", names, group="folder", cluster=cluster, quiet=True)
+        for cluster in (None, "local")
+    )
+    assert [answer.line() for answer in there] == [answer.line() for answer in alone]
+    assert [answer.path for answer in there] == [str(name) for name in names]
+    assert there.events == alone.events
+    assert len(there.events) == 1
+    assert list((tmp_path / "cache" / "predictions").iterdir()) == []
+
+
+def test_from_python_only_files_are_predicted_on_a_cluster(job: Path) -> None:
+    with pytest.raises(InputError, match=r"got a picture in memory \(bytes\)"):
+        api_predict.predict(job / "run", [job / "new/000.png", b"x"], cluster="local")
+    with pytest.raises(InputError, match="workers of a cluster compute on processors"):
+        api_predict.predict(job / "run", job / "new/000.png", cluster="local", device="cuda")
+    with pytest.raises(InputError, match="is no address of a cluster"):
+        api_predict.predict(job / "run", job / "new/000.png", cluster="somewhere")
 
 
 @pytest.mark.slow
@@ -369,6 +398,24 @@ def test_a_picture_has_its_slot_of_one_process(job: Path, monkeypatch: pytest.Mo
     assert list(iter_slots(range(5), 1, 5)) == list(range(5))
 
 
+def test_pictures_from_all_over_the_list_are_looked_for_on_nodes(tmp_path: Path) -> None:
+    """Class folders may be mounted one by one, and the first picture be the only one that a node sees."""
+    files: list[PictureFile] = [tmp_path / f"{number // 100}" / f"{number}.png" for number in range(1000)]
+    for file in files:
+        assert isinstance(file, Path)
+        file.parent.mkdir(exist_ok=True)
+        file.touch()
+    listed = tmp_path / "list"
+    count = write_picture_list(listed, [files[0], stored(0, "v1"), *files[1:], tmp_path / "gone"]).count
+    sample = cluster_predict.sample_pictures(listed, count)
+    assert sample[0] == files[0]
+    assert len(sample) == 31
+    assert {path.parent.name for path in sample} == {str(number) for number in range(10)}
+    assert cluster_predict.sample_pictures(listed, write_picture_list(listed, files[:2]).count) == files[:2]
+    assert cluster_predict.sample_pictures(listed, write_picture_list(listed, [files[0], files[0]]).count) == files[:1]
+    assert cluster_predict.sample_pictures(listed, write_picture_list(listed, [stored(0, "v1")]).count) == []
+
+
 def test_a_node_without_the_folder_of_the_command(job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     files = {path.name: path.read_bytes() for path in (job / "run").iterdir() if path.is_file()}
@@ -377,6 +424,15 @@ def test_a_node_without_the_folder_of_the_command(job: Path, tmp_path: Path, mon
     assert row["prediction"]["error"] is None
     with pytest.raises(MachineError, match=r"has no folder .*gone, from which the path new/000.png starts"):
         worker._predict([0], [format_picture(Path("new/000.png"))])
+
+
+def test_a_worker_that_cannot_load_the_model_says_why(job: Path) -> None:
+    """The constructor does not: Ray reports what it raises as a worker that has died."""
+    files = {path.name: path.read_bytes() for path in (job / "run").iterdir() if path.is_file()}
+    damaged = files | {"model.onnx": files["model.onnx"][:100]}
+    worker = PredictionWorker(SentModel(damaged, "onnxruntime", 10**7, str(job), 1, False))
+    with pytest.raises(MachineError, match=r'The node ".+" cannot load the model: .*model\.onnx'):
+        worker._predict([0], [format_picture(job / "new/000.png")])
 
 
 def commit(work: WorkFolder, name: str, ids: list[int], *, pending: bool = False, rows: bool = True) -> None:
@@ -442,13 +498,60 @@ def test_an_output_of_another_command_is_not_that_of_the_job(tmp_path: Path) -> 
         start()
 
 
+def stored(number: int, version: str) -> RemotePicture:
+    uri = f"s3://bucket/{number}.png"
+    return RemotePicture({"id": uri, "uri": f"{uri}?region=r", "offset": 0, "size": 9, "version": version})
+
+
+def test_a_replaced_object_of_the_same_size_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it is predicted already; another one is read as it is now."""
+    output, conditions = tmp_path / "a.csv", {"model": "m"}
+
+    def start(*versions: str) -> PredictionJob:
+        return start_job(output, [stored(number, version) for number, version in enumerate(versions)], conditions)
+
+    def go_on(job: PredictionJob) -> None:
+        run_job(job, cast("Predictor", None), "127.0.0.1:1", reporter=SilentReporter())
+
+    def read_model(*_: object, boxes: bool) -> None:
+        raise InterruptedError("it would begin")
+
+    monkeypatch.setattr(cluster_predict, "_read_model", read_model)
+    job = start("v1", "v1", "v1")
+    commit(job.work, "a", [0])
+    rows = [{"id": n, "prediction": {"path": stored(n, "").name}, "state": stored(n, "v1").state} for n in (0, 1)]
+    commit(job.work, "a", [0, 1])
+    (job.work.parts / "a.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    with pytest.raises(InterruptedError):
+        go_on(start("v1", "v1", "v2"))
+    with pytest.raises(UserError, match=r"changed since: 1 picture has another .* \(s3://bucket/1.png\)"):
+        go_on(start("v1", "v2", "v2"))
+    job = start("v1", "v1", "v2")
+    for name in ("a.csv", "a.csv.resume"):
+        (job.work.staging / name).touch()
+    record = ResumeRecord(job.work.staging / "a.csv", conditions)
+    record.start()
+    with record.open() as file:
+        for number, version in enumerate(("v1", "v1", "v2")):
+            write_picture_state(file, stored(number, "").name, stored(number, version).state)
+    with publish_output(job):
+        pass
+    assert start("v1", "v1", "v2").is_finished
+    with pytest.raises(
+        UserError, match=r"changed since: 2 pictures have another .* \(s3://bucket/0.png, s3://bucket/2"
+    ):
+        start("v2", "v1", "v1")
+    assert start("v1", "v1", "v2").is_finished
+
+
 def test_changed_pictures_are_named(tmp_path: Path) -> None:
-    from bestiary.inference.resume_record import check_unchanged, read_state
+    from bestiary.inference.resume_record import check_unchanged, read_file_state
 
     picture = tmp_path / "a.jpg"
     picture.write_bytes(b"1")
-    states = [(str(picture), read_state(picture))]
-    check_unchanged(tmp_path / "a.csv", states)
+    before = read_file_state(picture)
+    check_unchanged(tmp_path / "a.csv", [(str(picture), before, read_file_state(picture))])
     picture.write_bytes(b"12")
     with pytest.raises(UserError, match="changed since: 1 picture has another size"):
-        check_unchanged(tmp_path / "a.csv", states)
+        check_unchanged(tmp_path / "a.csv", [(str(picture), before, read_file_state(picture))])
+    check_unchanged(tmp_path / "a.csv", [(str(picture), before, None)])  # removed: nothing to compare with

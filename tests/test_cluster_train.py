@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,16 +16,21 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("ray")
 
+import polars as pl
 import psutil
+import torch
 
 from bestiary import flow, run_folder
-from bestiary.cluster.train import TrainingWorkers, check_workers_supported, connect_job
+from bestiary.cluster.train import FitOrder, TrainingWorkers, check_workers_supported, connect_job
 from bestiary.cluster.worker_group import WorkerGroup, split_processors
 from bestiary.context import Context
 from bestiary.demo.dataset import SyntheticDataset
 from bestiary.errors import InputError, MachineError, RecipeError
+from bestiary.models import features
+from bestiary.models.engine_choice import OPENVINO
 from bestiary.progress import SilentReporter
 from bestiary.recipe import Recipe
+from bestiary.recipe_sections import FeaturesConfig
 from bestiary.report.results import Run
 from bestiary.training.fit_job import run_fit
 from bestiary.training.loop import FitResult
@@ -95,7 +101,7 @@ def test_two_workers_train_what_one_process_trains(
     reporter = Intervening("Epoch 1:", lambda: None)
     with connect_job("local", 2, RECIPE, threads=2, reporter=reporter) as remote:
         run = flow.train(collection.folder, recipe=RECIPE, out=tmp_path / "run", threads=2, reporter=reporter, **remote)
-    assert "Training on cpu in float32 with 1 threads, distributed over 2 processes." in reporter.texts
+    assert "Training on cpu in float32 with 1 thread, distributed over 2 processes." in reporter.texts
     histories = [comparable(run_folder.read_history(folder)) for folder in (single.path, run.path)]
     for alone, together in zip(*histories, strict=True):
         assert together == pytest.approx(alone, abs=1e-5)
@@ -142,6 +148,28 @@ def test_ctrl_c_ends_the_workers(local_ray: Any, single: Run, tmp_path: Path) ->
         fit_by_workers(single, tmp_path / "run", Intervening("Epoch 2:", interrupt), recipe)
     epochs = len(run_folder.read_history(tmp_path / "run"))
     assert 2 <= epochs < 300
+
+
+@pytest.mark.parametrize("settings", [{"train": {"distill": "lite0"}}, {"model": {"method": "finetune"}}, {}])
+def test_all_workers_have_the_features_that_the_driver_has_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
+) -> None:
+    """A worker would choose by what it measures itself, and compute the teacher's features in another precision."""
+    base = {"picture": {"size": 64}, "model": {"method": "scratch", "backbone": "lite0"}}
+    recipe = Recipe.of(base).override(settings).resolve()
+    pictures = pl.DataFrame({"path": ["a"], "sha256": ["0"], "label": ["cat"], "split": ["train"], "depth_bits": [8]})
+    job: Any = SimpleNamespace(network=torch.nn.Linear(2, 2))
+    has_features = bool(settings)
+    monkeypatch.setattr(features, "choose_engine", lambda graph, size, context: OPENVINO)
+    order = FitOrder.of(make_task(tmp_path, recipe, pictures, Context(threads=2)), job, 2)
+    expected = FeaturesConfig(engine="openvino", precision="float32", device="cpu")
+    assert order.features == (expected if has_features else FeaturesConfig())
+    monkeypatch.undo()
+    there = make_task(tmp_path, recipe, pictures, Context(threads=2, features=order.features))
+    cache = there.feature_cache("float32") if there.uses_features else there.teacher_cache()
+    assert (cache is not None) == has_features
+    if cache is not None:
+        assert cache.engine_choice == OPENVINO
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from PIL import Image
 
 from bestiary import api, preprocess, table
 from bestiary import crops as crops_module
+from bestiary.api_predict import predict
 from bestiary.batches.decoding import decode_ahead
 from bestiary.box import Box, Crop, Region, content_key, find_region, format_reference, parse_box, parse_reference
 from bestiary.context import Context
@@ -28,7 +29,6 @@ from bestiary.evaluation.external import evaluate_external
 from bestiary.export.verify import export
 from bestiary.flow import train
 from bestiary.inference.bundle import read_bundle
-from bestiary.inference.predict import predict
 from bestiary.inference.predictor import Predictor
 from bestiary.orientation import TRANSPOSITIONS
 from bestiary.picture import LIMITS
@@ -447,7 +447,7 @@ def test_predict_answers_for_each_box(bestiary: Call, cropped_run: Path, detecti
     assert [Path(row["path"]).name for row in rows] == [f"scene-00{number}.jpg" for number in (0, 0, 1, 2)]
     assert [row["box_left"] for row in rows] == ["0.03", "0.36", "0.03", ""]
     assert [row["box_unit"] for row in rows] == ["fraction"] * 3 + [""]
-    assert "1 pictures have no box: they are looked at as a whole." in err
+    assert "1 picture has no box: it is looked at as a whole." in err
     first = Predictor(cropped_run, threads=1).predict(Crop(Path(rows[0]["path"]), Box(0.03, 0.1, 0.29, 0.8)))
     assert (first.label, first.box) == (rows[0]["label"], Box(0.03, 0.1, 0.29, 0.8))
     assert float(rows[0]["probability"]) == pytest.approx(first.probability, abs=1e-4)

@@ -13,6 +13,7 @@ import torch
 
 import bestiary
 from bestiary.array_types import Float32s, Ints, Pixels
+from bestiary.context import Context
 from bestiary.demo.dataset import SyntheticDataset
 from bestiary.errors import RecipeError
 from bestiary.files import read_json
@@ -20,9 +21,11 @@ from bestiary.models.distillation import FeatureDistillation
 from bestiary.models.networks import Network, small_resnet
 from bestiary.recipe import Recipe
 from bestiary.recipe_sections import AugmentConfig
+from bestiary.run_folder import read_environment
 from bestiary.training.loop import LoopControl, ValidationMetrics, fit
 from bestiary.training.loop_settings import LoopSettings
 from bestiary.training.recipe_checks import check_no_unused_settings
+from bestiary.training.task import load_task
 
 SIZE, ROWS, CHANNELS = 16, 24, 5
 RESNET = {"model": {"method": "scratch", "filters": [8]}}
@@ -133,4 +136,7 @@ def test_a_distilled_run_names_its_teacher(collection: SyntheticDataset, tmp_pat
     assert len(bundle["weights"]["sha256"]) == 64
     card = (run.path / "README.md").read_text(encoding="utf-8")
     assert f"| Distilled from | {bundle['weights']['source']} |" in card
+    chosen = load_task(run.path, Context(1)).context.features  # for a resumed run, and for workers of torchrun
+    assert chosen.model_dump() == read_environment(run.path)["features of the teacher"]
+    assert "auto" not in chosen.model_dump().values()
     assert b"projection" not in (run.path / "model.onnx").read_bytes()

@@ -18,6 +18,8 @@ import torch
 
 from bestiary.batches.augmentation import BatchRandom, random_hflip
 from bestiary.errors import RecipeError
+from bestiary.machine import TrainDevice
+from bestiary.training import distributed
 from bestiary.training.distributed import SINGLE_PROCESS, ProcessGroup
 
 PROGRAM = """
@@ -111,6 +113,38 @@ def test_a_picture_is_changed_alike_whoever_has_it() -> None:
         chance = BatchRandom(torch.Generator().manual_seed(0), *team.batch_offsets(10))
         parts.append(random_hflip(images[team.local_slice(10)], chance))
     assert torch.equal(torch.cat(parts), whole)
+
+
+@pytest.mark.parametrize(
+    ("device", "has_card", "backend"),
+    [
+        ("auto", True, "nccl"),
+        ("cuda", True, "nccl"),
+        ("cpu", True, "gloo"),
+        ("auto", False, "gloo"),
+        ("mps", False, "gloo"),
+    ],
+)
+def test_the_device_of_the_job_chooses_the_backend(
+    monkeypatch: pytest.MonkeyPatch, device: TrainDevice, has_card: bool, backend: str
+) -> None:
+    """NCCL cannot exchange the tensors of a processor, also where there is a card."""
+    joined, cards = list[str](), list[int]()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_card)
+    monkeypatch.setattr(torch.cuda, "set_device", cards.append)
+    for name, stand_in in {
+        "is_initialized": lambda: False,
+        "init_process_group": lambda chosen, timeout: joined.append(chosen),
+        "broadcast_object_list": lambda messages, src: None,
+        "get_rank": lambda: 1,
+        "get_world_size": lambda: 2,
+    }.items():
+        monkeypatch.setattr(torch.distributed, name, stand_in)
+    assert distributed.init_process_group({"run": "r"}, device) == (ProcessGroup(1, 2), {"run": "r"})
+    assert joined == [backend]
+    assert cards == ([1] if backend == "nccl" else [])
 
 
 def test_a_batch_that_is_too_small_for_the_team_is_refused() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bestiary.report import format
-from bestiary.text import format_duration, format_percent, format_points
+from bestiary.text import format_count, format_duration, format_percent, format_points
 
 METRIC = {"value": 0.97249, "low": 0.96051, "high": 1.0}
 LOSS = {"value": 1234.56789, "low": 0.00049, "high": 2.5}
@@ -49,8 +49,8 @@ NAN = float("nan")
         (format.format_short_percent, (0.125,), "12.5\u00a0%"),
         (format.format_signed_points, (0.0316,), "+3.2 points"),
         (format.format_signed_points, (-0.0316,), "-3.2 points"),
-        (format.plural, (1, "picture"), "1 picture"),
-        (format.plural, (1234, "class", "classes"), "1,234 classes"),
+        (format_count, (1, "picture"), "1 picture"),
+        (format_count, (1234, "class", "classes"), "1,234 classes"),
         (format_duration, (59.6,), "60 s"),
         (format_duration, (3599,), "1 h"),
     ],

@@ -172,7 +172,7 @@ def test_coco_leaves_nothing_unnamed(tmp_path: Path) -> None:
     fractions = table.rows.filter(file="6.jpg").row(0, named=True)
     assert (fractions["box_left"], fractions["box_unit"]) == (0.1, "fraction")
     notes = " ".join(table.notes)
-    assert "1 labels are of a whole sequence" in notes
+    assert "1 label is of a whole sequence" in notes
     assert "77" in notes
     assert "99" in notes
 

@@ -98,7 +98,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli": {*MODEL, "evaluation", "report", "flow", "tune", "study", "cluster", "demo", "web", "serve", "review"},
 }
 FLOW = {"flow", "classifier"}
-API = {"api", "api_results", "api_search"}
+API = {"api", "api_predict", "api_results", "api_search"}
 FRONT_DOORS = {"__init__", "__main__"}  # they hand on what others made
 MODULES = sorted(path.relative_to(PACKAGE).with_suffix("") for path in PACKAGE.rglob("*.py"))
 MAY_IMPORT_TORCH = {
@@ -189,7 +189,7 @@ def test_torch_is_imported_at_the_top_of_few_modules() -> None:
             "bestiary.flow, bestiary.study.leakage, bestiary.study.study",
             ["scipy", "sklearn", "joblib", "onnx", "cleanlab"],
         ),
-        ("bestiary.inference.predict, bestiary.cli, bestiary.inference.writers", TRAINING_ONLY),
+        ("bestiary.api_predict, bestiary.cli, bestiary.inference.writers", TRAINING_ONLY),
         ("bestiary.serve.app, bestiary.inference.output_file, bestiary.inference.link_folders", TRAINING_ONLY),
         ("bestiary.data.measure", [*TRAINING_ONLY, "onnxruntime", "pydantic"]),  # what worker processes import
     ],

@@ -299,7 +299,7 @@ def test_a_changed_picture_is_not_continued(tmp_path: Path, form: str, change: s
         os.utime(pictures[1], ns=(status.st_atime_ns, status.st_mtime_ns))
     else:
         os.utime(pictures[1], ns=(0, 0))
-    with pytest.raises(UserError, match=r"1 picture has another size or time .*caf\\udce9\.jpg"):
+    with pytest.raises(UserError, match=r"1 picture has another size, ETag or time .*caf\\udce9\.jpg"):
         recorded(path, resume=True)
     pictures[2].write_bytes(b"another one")  # not predicted yet
     pictures[1].unlink()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import weakref
 from collections.abc import Iterable, Iterator
@@ -18,7 +19,7 @@ from bestiary.box import Box, path_of
 from bestiary.data.formats import camtrap_dp, megadetector
 from bestiary.data.formats.label_table import ReadOptions
 from bestiary.errors import SourceError, UserError
-from bestiary.inference.converted_file import TABLE, ConvertedFile
+from bestiary.inference.converted_file import TABLE, ConvertedFile, count_complete
 from bestiary.inference.output_formats.camtrap_columns import MEDIA_COLUMNS
 from bestiary.inference.output_formats.conversion import Conversion
 from bestiary.inference.output_formats.input_table import InputTable
@@ -132,7 +133,13 @@ def test_a_killed_run_leaves_no_file_and_is_resumed(
         assert out.read_text("utf-8") == whole.read_text("utf-8").replace("../pictures", "pictures")
     else:
         assert contents(out) == contents(whole)
-    assert {entry.name for entry in tmp_path.iterdir()} == {"pictures", "package", "whole", out.name}
+    assert {entry.name for entry in tmp_path.iterdir()} == {
+        "pictures",
+        "package",
+        "whole",
+        out.name,
+        f"{out.name}.resume",
+    }
     for resume in (False, True):
         with pytest.raises(UserError, match="is complete" if resume else "exists already"):
             write_all(form, out, pictures, resume=resume, package=package)
@@ -141,10 +148,26 @@ def test_a_killed_run_leaves_no_file_and_is_resumed(
 def test_a_run_that_is_killed_after_the_file_was_written_is_complete(pictures: Path, tmp_path: Path) -> None:
     write_all("megadetector", out := tmp_path / "out.json", pictures)
     before = out.read_bytes()
+    record = tmp_path / "out.json.resume"
+    record.rename(tmp_path / "out.json.part.jsonl.resume")
     (tmp_path / "out.json.part.jsonl").write_text("{}\n")
-    with pytest.raises(UserError, match="is complete"):
-        write_all("megadetector", out, pictures, resume=True)
-    assert (out.read_bytes(), (tmp_path / "out.json.part.jsonl").exists()) == (before, False)
+
+    def count(names: Iterable[str] = NAMES, model: str = MODEL, path: Path = out) -> int | None:
+        files = [pictures / name for name in names]
+        return count_complete(path, "megadetector", Conversion(CLASSES, MODEL), {"model": model}, files)
+
+    assert count() == len(NAMES)
+    assert (out.read_bytes(), sorted(path.name for path in tmp_path.glob("out*"))) == (before, [out.name, record.name])
+    assert count(path=tmp_path / "other.json") is None
+    with pytest.raises(UserError, match=r"is complete without 1 picture of this command \(.*new.jpg\), and cannot be"):
+        count([*NAMES, "new.jpg"])
+    with pytest.raises(UserError, match=r"is complete without 1 picture of this command"):
+        count([*NAMES, NAMES[0]])  # listed twice, predicted once
+    with pytest.raises(UserError, match="predictions of another model"):
+        count(model="another")
+    os.utime(pictures / NAMES[0], ns=(1, 1))
+    with pytest.raises(UserError, match="changed since: 1 picture"):
+        count()
 
 
 def test_another_model_is_not_resumed(pictures: Path, tmp_path: Path) -> None:
@@ -364,7 +387,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 def test_a_camtrap_dp_is_written_from_folders_and_exif(pictures: Path, package: Path, tmp_path: Path) -> None:
     notices = write_all("camtrap-dp", out := tmp_path / "out", pictures, package=package)
     assert notices == [
-        f"1 observations have no scientificName, since {package / 'datapackage.json'} has none for badger: their label"
+        f"1 observation has no scientificName, since {package / 'datapackage.json'} has none for badger: their label"
         " is in observationTags."
     ]
     files = {"datapackage.json", "deployments.csv", "media.csv", "observations.csv"}

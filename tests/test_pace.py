@@ -271,6 +271,8 @@ def test_a_short_peak_does_not_decide(
     threads, _ = measure_training_threads(Context(2, has_automatic_threads=True), waits.append)
     assert (threads, waits) == (expected, slept)
     assert measure_training_threads(Context(2), waits.append) == (2, 0.0)  # requested: nothing is measured
+    on_cluster = Context(2, has_automatic_threads=True, remote_fit=lambda task, job, resume: None)
+    assert measure_training_threads(on_cluster, waits.append) == (2, 0.0)  # its workers are no other programs
     assert waits == slept
 
 

@@ -153,7 +153,7 @@ def test_unique_large_and_missing_groups_are_told() -> None:
     assert "75 % of all pictures" in text
     assert is_issue
     text, is_issue = message(["a", "a", "b", "b", None])
-    assert "1 pictures have no group" in text
+    assert "1 picture has no group" in text
     assert not is_issue
 
 

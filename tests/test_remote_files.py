@@ -6,6 +6,7 @@ import gc
 import io
 import itertools
 import json
+import os
 import socket
 import tarfile
 import time
@@ -304,6 +305,32 @@ def test_members_are_listed_without_keeping_their_headers(tmp_path: Path) -> Non
     assert sum(1 for _ in members) == 100
 
 
+# What is replaced
+
+
+def test_a_replaced_file_has_another_state(s3: S3Server, tmp_path: Path) -> None:
+    """Of the same size: S3 lists the ETag, other file systems the time of modification."""
+    bucket = s3.make_bucket(**{"new/a.png": b"one", "new/b.png": b"two", "c.tar": tar({"x.jpg": b"one"})})
+    (tmp_path / "d.png").write_bytes(b"one")
+    uris = [f"s3://{bucket}/new", f"s3://{bucket}/c.tar", (tmp_path / "d.png").as_uri()]
+
+    def states() -> list[list[int | str]]:
+        return [RemotePicture(row).state for row in rows_of(*uris)]
+
+    before = states()
+    assert before == states()
+    assert [size for size, _ in before] == [3, 3, 3, 3]
+    assert rows_of(f"s3://{bucket}/new/a.png") == rows_of(f"s3://{bucket}/new")[:1]  # as it is named does not matter
+    s3.put(bucket, "new/a.png", b"ONE")
+    s3.put(bucket, "c.tar", tar({"x.jpg": b"ONE"}))
+    (tmp_path / "d.png").write_bytes(b"ONE")
+    os.utime(tmp_path / "d.png", ns=(1, 1))
+    after = states()
+    assert [old == new for old, new in zip(before, after, strict=True)] == [False, True, False, False]
+    assert [size for size, _ in after] == [3, 3, 3, 3]
+    assert read_all(rows_of(uris[1])) == [b"ONE"]  # not by what was known of the tar file before
+
+
 # What cannot be read
 
 
@@ -431,6 +458,21 @@ def test_the_endpoint_of_the_environment_is_found_and_travels_with_the_rows(
         assert KEY not in json.dumps(row)
 
 
+def test_outputs_behind_two_endpoints_are_written_in_two_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = []
+    for url in ("http://127.0.0.1:9000", "http://127.0.0.1:9001", "http://127.0.0.1:9000/"):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        paths.append(remote_output.local_path("s3://bucket/a.csv"))
+    assert paths[0] == paths[2] != paths[1]
+    assert paths[1] == remote_output.local_path("s3://bucket/a.csv?endpoint_override=http://127.0.0.1:9001")
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    own = [remote_output.local_path(f"s3://bucket/a.csv{region}") for region in ("", "?region=eu-west-1")]
+    assert own[0] == own[1], "the name of a bucket is that of one bucket in all regions"
+    assert remote_output.local_path("gs://bucket/a.csv") != remote_output.local_path(
+        "gs://bucket/a.csv?endpoint_override=127.0.0.1:9000"
+    )
+
+
 # Outputs
 
 
@@ -443,7 +485,9 @@ def test_an_output_appears_when_it_is_complete(s3: S3Server) -> None:
         assert SECRET.encode() not in s3.get(bucket, "answers/.out.csv.lock")
     assert s3.keys(bucket) == ["answers/out.csv"]
     assert s3.get(bucket, "answers/out.csv") == b"a,b\n" * 3_000_000
-    assert not path.parent.exists()
+    assert [file.name for file in path.parent.iterdir()] == ["uploaded.json"]
+    assert remote_output.is_uploaded(uri)
+    assert not remote_output.is_uploaded(f"s3://{bucket}/answers/other.csv")
     with pytest.raises(UserError, match=r"out.csv exists already. Choose another name"), remote_output.open_output(uri):
         raise AssertionError
 
@@ -499,10 +543,19 @@ def test_file_systems_without_conditional_writes_are_locked_by_claims(tmp_path: 
             remote_output.write_lock(location).__enter__()
         assert len(list((tmp_path / ".out.csv.lock").iterdir())) == 1
     ended = {"token": "t", "process": 2**22 + 1, "host": socket.gethostname(), "since": "before"}
+    (tmp_path / ".out.csv.lock").mkdir()
     (tmp_path / ".out.csv.lock" / "t").write_text(json.dumps(ended))
     with remote_output.write_lock(location):
         pass
-    assert list((tmp_path / ".out.csv.lock").iterdir()) == []
+    assert list(tmp_path.iterdir()) == []  # the folder of the marks neither
+    folder = parse_uri((tmp_path / ".out.csv.lock").as_uri())
+    mine, other = ({**ended, "token": token, "process": os.getpid()} for token in "ab")
+    assert remote_output._take_claim(folder, mine) is None
+    assert (remote_output._take_claim(folder, other) or {}).get("token") == "a"
+    remote_output._release_claim(folder, mine)  # another claim is there: the folder stays
+    assert [file.name for file in (tmp_path / ".out.csv.lock").iterdir()] == ["b"]
+    remote_output._release_claim(folder, other)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_output_of_this_computer_is_its_own_path(tmp_path: Path) -> None:

@@ -86,13 +86,36 @@ def test_pictures_of_a_bucket_are_predicted_as_those_of_a_folder(
     assert "030-broken.png" in answers_of(content)["030-broken.png"][-1]
     assert s3.keys(bucket)[0] == "answers/a.csv"
     assert not any("lock" in key or "part" in key for key in s3.keys(bucket))
-    assert not local_path(f"s3://{bucket}/answers/a.csv").parent.exists()
+    left = [file.name for file in local_path(f"s3://{bucket}/answers/a.csv").parent.iterdir()]
+    assert sorted(left) == ["a.csv.resume", "uploaded.json"]
     for text in (done.out, done.err, content.decode()):
         assert SECRET not in text
         assert KEY not in text
-    again = bestiary("predict", run, f"s3://{bucket}/new", "--out", f"s3://{bucket}/answers/a.csv")
+    words = ("predict", run, f"s3://{bucket}/new", "--out", f"s3://{bucket}/answers/a.csv")
+    again = bestiary(*words)
     assert again.code == 2
     assert "exists already" in again.err
+    for options in (("--resume",), ("--cluster", "local")):  # nothing is left to do: Ray is not started
+        complete = bestiary(*words, *options)
+        assert (complete.code, complete.out) == (0, f"s3://{bucket}/answers/a.csv\n")
+        assert f"s3://{bucket}/answers/a.csv is complete, with 61 pictures. Nothing was changed." in complete.err
+    other = bestiary(*words, "--resume", "--unknown-label", "nothing")
+    assert other.code == 2
+    assert f"s3://{bucket}/answers/a.csv has predictions of another model or with other options: label of" in other.err
+    s3.put(bucket, "new/000.png", coloured("red", (20, 12)))
+    s3.put(bucket, "new/more.png", coloured("red", (20, 12)))
+    for options in (("--resume",), ("--cluster", "local")):
+        changed = bestiary(*words, *options)
+        assert changed.code == 2
+        assert (
+            f"changed since: 1 picture has another size, ETag or time of modification now (s3://{bucket}" in changed.err
+        )
+    s3.put(bucket, "answers/a.csv", b"that of another")
+    assert "exists already" in bestiary(*words, "--resume").err
+    s3.client.delete_object(Bucket=bucket, Key="answers/a.csv")
+    anew = bestiary(*words)
+    assert anew.code == 0
+    assert len(answers_of(s3.get(bucket, "answers/a.csv"))) == 62
 
 
 def test_pictures_in_parquet_and_tar_are_predicted_on_the_terminal_too(s3: S3Server, bestiary: Call, run: Path) -> None:
@@ -128,6 +151,13 @@ def test_a_killed_job_goes_on_and_is_uploaded_as_a_whole(
     refused = bestiary("predict", run, f"s3://{bucket}/new", "--out", uri)
     assert refused.code == 2
     assert "what an interrupted job wrote" in refused.err
+    first, second = (s3.get(bucket, f"new/{name}.png") for name in ("000", "028"))  # of the same size
+    assert len(first) == len(second)
+    s3.put(bucket, "new/000.png", second[:-1] + b"!")
+    replaced = bestiary("predict", run, f"s3://{bucket}/new", "--out", uri, "--resume")
+    assert replaced.code == 2
+    assert f"1 picture has another size, ETag or time of modification now (s3://{bucket}/new/000.png)" in replaced.err
+    s3.put(bucket, "new/000.png", first)
     assert bestiary("predict", run, f"s3://{bucket}/new", "--out", uri, "--resume").code == 0
     assert without_paths(answers_of(s3.get(bucket, "a.csv"))) == without_paths(local)
 
@@ -177,6 +207,7 @@ def test_commands_that_read_files_of_this_computer_refuse_uris(
     out = ["--out", tmp_path / "features.parquet"] if command == "embed" else []
     done = bestiary(command, *model, f"s3://key:{SECRET}@bucket/new", *out)
     assert done.code == 2
-    assert "s3:// … is a URI; expected a folder, an archive or a table of this computer" in done.err
+    assert "named by a URI (s3://…); expected a folder, an archive or a table of this computer. Copy them" in done.err
+    assert "(aws s3 sync s3://BUCKET/FOLDER FOLDER), or mount" in done.err
     assert "Only the command `bestiary predict` reads URIs" in done.err
     assert SECRET not in done.err

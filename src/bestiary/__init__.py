@@ -35,11 +35,11 @@ __all__ = [
 
 if TYPE_CHECKING:
     from bestiary.api import audit, compare, embed, evaluate, export, read_boxes, resume, train
+    from bestiary.api_predict import predict
     from bestiary.api_search import study, tune
     from bestiary.classifier import PictureClassifier
     from bestiary.errors import BestiaryError, UserError
     from bestiary.events import Event
-    from bestiary.inference.predict import predict
     from bestiary.inference.predictor import Predictor, load
     from bestiary.recipe import Recipe
     from bestiary.version import __version__
@@ -51,7 +51,7 @@ _MODULES = {
     "Recipe": "bestiary.recipe",
     "Predictor": "bestiary.inference.predictor",
     "load": "bestiary.inference.predictor",
-    "predict": "bestiary.inference.predict",
+    "predict": "bestiary.api_predict",
     **dict.fromkeys(("audit", "compare", "embed", "evaluate", "export"), "bestiary.api"),
     **dict.fromkeys(("read_boxes", "resume", "train"), "bestiary.api"),
     **dict.fromkeys(("study", "tune"), "bestiary.api_search"),

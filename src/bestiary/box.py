@@ -77,6 +77,11 @@ class StoredPicture(ABC):
 
     name: str  # a URI, or another text that identifies it
 
+    @property
+    @abstractmethod
+    def state(self) -> list[int | str]:
+        """How it was when it was listed: its size in bytes, and a text that changes with its content."""
+
     @abstractmethod
     def read(self, max_bytes: int) -> bytes:
         """Return its bytes. Raises PictureError, with its name, if it cannot be read or has more than `max_bytes`."""

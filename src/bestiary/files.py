@@ -17,6 +17,11 @@ from typing import Any
 from bestiary.errors import MachineError, RunError, SourceError, UserError
 from bestiary.text import hide_passwords
 
+COPY_COMMANDS = {
+    "s3": "aws s3 sync s3://BUCKET/FOLDER FOLDER",
+    "gs": "gcloud storage rsync --recursive gs://BUCKET/FOLDER FOLDER",
+    "hdfs": "hdfs dfs -get /FOLDER FOLDER",
+}
 URL_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:[/\\]")  # two letters or more: C:/ is a drive
 
 
@@ -52,9 +57,12 @@ def require_local_path(path: Path) -> None:
 def require_local_source(path: Path) -> None:
     """Raise SourceError, without repeating what may be a secret, if pictures are named by a URI, which was not read."""
     if match := URL_SCHEME.match(str(path)):
+        scheme = match[0][:-2].lower()
+        copy = COPY_COMMANDS.get(scheme)
         raise SourceError(
-            f"{match[0][:-1]}// … is a URI; expected a folder, an archive or a table of this computer. Copy the"
-            " pictures here, or mount them as a folder. Only the command `bestiary predict` reads URIs."
+            f"The pictures are named by a URI ({scheme}://…); expected a folder, an archive or a table of this"
+            f" computer. Copy them here{f' ({copy})' if copy else ''}, or mount them as a folder. Only the command"
+            " `bestiary predict` reads URIs."
         )
 
 

@@ -138,12 +138,12 @@ def load_resolved_recipe(run: Path) -> ResolvedRecipe:
     return Recipe.of(read_toml(run / "resolved.toml")).resolve()
 
 
-def recorded_features(run: Path) -> FeaturesConfig:
+def recorded_features(run: Path, name: str = "features") -> FeaturesConfig:
     """Return the settings of a run's features: engine and precision as recorded, before that those of its recipe.
 
     Before that the audit has used `Recipe.feature_settings`: with others, each picture would be computed twice.
     """
-    recorded = read_environment(run).get("features")  # without a device where the run is older than that setting
+    recorded = read_environment(run).get(name)  # without a device where the run is older than that setting
     return (
         Recipe.of({"features": {"device": "cpu"} | recorded}).features
         if recorded
@@ -151,9 +151,9 @@ def recorded_features(run: Path) -> FeaturesConfig:
     )
 
 
-def record_features(run: Path, features: FeaturesConfig) -> None:
-    """Record the engine and precision of a run's features in `environment.json`."""
-    update_environment(run, {"features": features.model_dump()})
+def record_features(run: Path, features: FeaturesConfig, name: str = "features") -> None:
+    """Record the engine and precision of a run's features in `environment.json`, by a name."""
+    update_environment(run, {name: features.model_dump()})
 
 
 def remove_partial_files(run: Path) -> None:

@@ -100,6 +100,15 @@ def describe_skipped(skipped: Mapping[str, int]) -> str:
     return f"Skipped: {listed}." if listed else ""
 
 
+def format_count(n: int, singular: str, many: str = "") -> str:
+    """Return a count with its noun; many: the plural, if not with an s.
+
+    >>> format_count(1, "picture"), format_count(1200, "class", "classes")
+    ('1 picture', '1,200 classes')
+    """
+    return f"{n:,} {singular if n == 1 else many or singular + 's'}"
+
+
 def format_percent(fraction: float, digits: int = 0) -> str:
     """Return a fraction as a percentage; below 1 it is never rounded up to 100 %.
 

@@ -28,7 +28,14 @@ from bestiary.cli.options import (
     Threads,
 )
 from bestiary.cli.output import print_json
-from bestiary.cli.prediction_output import choose_event_file, list_job_conditions, open_output, track_events
+from bestiary.cli.prediction_output import (
+    choose_event_file,
+    count_complete,
+    describe_complete,
+    list_job_conditions,
+    open_output,
+    track_events,
+)
 from bestiary.cli.usage import CommandWithExamples
 from bestiary.errors import SourceError, UserError
 from bestiary.text import describe_skipped
@@ -167,29 +174,36 @@ def predict(
     if heatmaps is not None and (reason := predictor.bundle.explain_no_heatmap()):
         raise UserError(f"{reason} Leave --heatmaps out.")
     bound = None if sets is None else conformal_threshold(predictor.bundle.sets, sets)
+    digest = boxes.digest if boxes is not None else listed.digest if listed is not None and has_boxes else None
+    conditions = prediction_conditions(predictor.bundle, sets, unknown_label, digest)
+    conversion = Conversion(
+        *(predictor.classes, predictor.bundle.graph_sha256),
+        *(_single_folder(paths) if boxes is None else boxes.folder, unknown_label),
+        table=listed,
+        package=package,
+        boxes=has_boxes,
+        detector={} if boxes is None else boxes.detector,
+    )
+    goes_on = resume or cluster is not None
+    is_uploaded = goes_on and remote.is_uploaded(output_uri)
     with (
-        remote.upload_afterwards(output_uri, resume=resume or cluster is not None),
+        contextlib.nullcontext() if is_uploaded else remote.upload_afterwards(output_uri, resume=goes_on),
         output_lock(out, events, heatmaps, link_into),
     ):
         if link_into is not None and not resume:
             link_folders.require_empty_folder(link_into)  # again: another process may have filled it
-        digest = boxes.digest if boxes is not None else listed.digest if listed is not None and has_boxes else None
-        conditions = prediction_conditions(predictor.bundle, sets, unknown_label, digest)
-        folder = _single_folder(paths) if boxes is None else boxes.folder
-        conversion = Conversion(
-            *(predictor.classes, predictor.bundle.graph_sha256, folder, unknown_label),
-            table=listed,
-            package=package,
-            boxes=has_boxes,
-            detector={} if boxes is None else boxes.detector,
-        )
-        job = None
-        if cluster is not None and out is not None:
+        job, complete = None, None
+        if out is not None and group is None and (is_uploaded or (resume and cluster is None)):
+            complete = count_complete(
+                *(out, form, conversion, conditions, sources), name=output_name, is_uploaded=is_uploaded
+            )
+        elif cluster is not None and out is not None:
             job = start_job(out, sources, list_job_conditions(conditions, conversion, form, predictor.engine_name))
-            if job.is_finished:
-                notices.info(f"{output_name} is complete, with {job.count:,} pictures. Nothing was changed.")
-                print_json({"answers": output_name}) if as_json else typer.echo(output_name)
-                return
+            complete = job.count if job.is_finished else None
+        if complete is not None:
+            notices.info(describe_complete(output_name, complete))
+            print_json({"answers": output_name}) if as_json else typer.echo(output_name)
+            return
         with contextlib.nullcontext() if job is None else publish_output(job):
             staging = None if job is None else job.work.staging
             file = open_output(out, form, conversion, conditions, resume=resume and job is None, staging=staging)
@@ -203,6 +217,7 @@ def predict(
                 total, stream = job.count, iter_predictions(job, file.note_state)
             else:
                 if file is not None:
+                    file.check_stored(sources if uris and isinstance(sources, list) else ())
                     total = file.count_pending(sources) if isinstance(sources, list) else None
                     sources = file.pending(sources)
                 stream = predictor.predict_many(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bestiary.cli.options import Format
 from bestiary.errors import UserError
-from bestiary.text import printable
+from bestiary.text import format_count, printable
 
 if TYPE_CHECKING:
     from bestiary.box import PictureFile
@@ -32,8 +32,8 @@ def open_output(
 
     staging: a folder in which rows are put together before the file is moved to `out`, instead of beside it.
     """
-    from bestiary.inference.converted_file import TABLE, WRITERS, ConvertedFile
-    from bestiary.inference.output_file import PredictionFile, format_from_suffix
+    from bestiary.inference.converted_file import WRITERS, ConvertedFile
+    from bestiary.inference.output_file import PredictionFile
     from bestiary.inference.resume_record import THRESHOLDS
 
     if conversion.package is not None and form != Format.camtrap_dp:
@@ -45,10 +45,8 @@ def open_output(
             raise UserError("A table with its own columns is written as a whole. Add --out.")
         return None
     has_sets, has_reasons = conditions["level of prediction sets"] is not None, THRESHOLDS in conditions
-    output_format = form.value if form else format_from_suffix(out)
-    if output_format == "csv" and conversion.table is not None:
-        output_format = TABLE
-    if output_format == TABLE or output_format in WRITERS:
+    output_format, is_converted = _choose_format(out, form, conversion)
+    if is_converted:
         extra = {"sets": has_sets, "reasons": has_reasons}
         collected = None if staging is None else staging / f"{out.name}.jsonl"
         return ConvertedFile(out, output_format, conversion, conditions, resume=resume, **extra, collected=collected)
@@ -62,6 +60,50 @@ def open_output(
         boxes=conversion.boxes,
         conditions=conditions,
     )
+
+
+def count_complete(
+    out: Path,
+    form: Format | None,
+    conversion: Conversion,
+    conditions: Mapping[str, Any],
+    pictures: Iterable[PictureFile],
+    *,
+    name: str,
+    is_uploaded: bool,
+) -> int | None:
+    """Return the number of the pictures if an output that cannot be appended to has all of them; None without one.
+
+    That is one of another program's format, and one at a URI. name: of it for the user; is_uploaded: whether it is at
+    its URI. Raises UserError if it is of other pictures, another model or other options.
+    """
+    from bestiary.inference import converted_file
+    from bestiary.inference.output_file import list_facts
+    from bestiary.inference.resume_record import ResumeRecord
+
+    output_format, is_converted = _choose_format(out, form, conversion)
+    if not is_uploaded:
+        arguments = (out, output_format, conversion, conditions, pictures)
+        return converted_file.count_complete(*arguments) if is_converted else None
+    facts = converted_file.list_facts(output_format, conversion, conditions)
+    facts = facts if is_converted else list_facts(output_format, conditions)
+    return ResumeRecord(out, facts, name).count_complete(pictures)
+
+
+def describe_complete(name: str, count: int) -> str:
+    """Return the notice that an output needs no more predictions."""
+    return f"{name} is complete, with {format_count(count, 'picture')}. Nothing was changed."
+
+
+def _choose_format(out: Path, form: Format | None, conversion: Conversion) -> tuple[str, bool]:
+    """Return the format of an output, and whether it is that of another program or table, written as a whole."""
+    from bestiary.inference.converted_file import TABLE, WRITERS
+    from bestiary.inference.output_file import format_from_suffix
+
+    output_format = form.value if form else format_from_suffix(out)
+    if output_format == "csv" and conversion.table is not None:
+        output_format = TABLE
+    return output_format, output_format == TABLE or output_format in WRITERS
 
 
 def choose_event_file(

@@ -66,6 +66,15 @@ def locate_output(out: str | None) -> tuple[Path | None, str | None]:
     return local_path(out), out
 
 
+def is_uploaded(output_uri: str | None) -> bool:
+    """Return whether there is an output at a URI, and it is as this computer uploaded it."""
+    if output_uri is None:
+        return False
+    from bestiary.cluster.remote_output import is_uploaded
+
+    return is_uploaded(output_uri)
+
+
 @contextmanager
 def upload_afterwards(output_uri: str | None, *, resume: bool) -> Iterator[None]:
     """Upload what a `with` block writes at the path of `locate_output`, if it succeeds; do nothing without a URI."""

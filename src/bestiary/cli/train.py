@@ -81,12 +81,12 @@ def train(
     from bestiary.study import leakage
     from bestiary.training.methods import run_worker
 
-    if not is_main_process():
-        run_worker(threads=threads)
-        return
     reporter = make_reporter(quiet=quiet)
     if resume is not None:
         _check_resume_options(ctx)
+        if not is_main_process():
+            run_worker(run_folder.load_recipe(resume).train.device, threads=threads)
+            return
         with connect_resumed_job(cluster, workers, resume, threads=threads, reporter=reporter) as remote:
             run = flow.resume(resume, threads=threads, reporter=reporter, **remote)
         print_run(run, as_json)
@@ -111,6 +111,9 @@ def train(
         prove=prove,
         device=device,
     )
+    if not is_main_process():
+        run_worker(values.train.device, threads=threads)
+        return
     if leak_report:
         leakage.check_leak_report_supported(values)
     reading = make_read_options(format_name, columns, pictures_folder, leave_out, boxes)

@@ -20,15 +20,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from bestiary.cluster.existing_connection import AUTO, LOCAL, check_connection, opened_connection
 from bestiary.cluster.quiet import print_node_messages, quiet_core
 from bestiary.errors import EXTRAS, InputError, MachineError, import_optional
 from bestiary.install_command import install_command
 from bestiary.progress import Reporter
-from bestiary.text import format_names
+from bestiary.text import format_count, format_names
 from bestiary.version import __version__
 
-LOCAL, AUTO = "local", "auto"
 ADDRESSES = "local, auto, HOST:PORT or ray://HOST:PORT"
+START_FAILURE = "creation task"  # in Ray's error about a worker whose constructor fails (2.60)
 ANSWER_SECONDS = 5.0
 # HTTP/2's connection preface with empty settings, and what the answer's first frame has after its length (RFC 9113,
 # sections 3.4 and 6.5): gRPC, and so Ray, speaks HTTP/2.
@@ -64,9 +65,8 @@ class Cluster:
 
     def __str__(self) -> str:
         """Return a part of a sentence, such as "Ray 2.60.0 on 3 nodes with 24 processors"."""
-        count = len(self.nodes)
-        nodes = "this computer" if self.is_local else f"{count} node{'s' if count != 1 else ''}"
-        return f"Ray {import_ray().__version__} on {nodes} with {self.cpus} processor{'s' if self.cpus != 1 else ''}"
+        nodes = "this computer" if self.is_local else format_count(len(self.nodes), "node")
+        return f"Ray {import_ray().__version__} on {nodes} with {format_count(self.cpus, 'processor')}"
 
 
 def import_ray() -> Any:
@@ -103,12 +103,14 @@ def connect(
     """Connect to a cluster for the length of a `with` block; one of "local" is started and stopped again.
 
     modules: import names that every node has to have. threads: processors that "local" may use, None for all.
-    Raises InputError for an invalid address, MissingExtraError without Ray here, MachineError if nothing answers, if
-    other versions run there, or if a node lacks modules or room on its disk. An existing connection is used as it is.
+    An existing connection is used if it is to that cluster. Raises InputError for an invalid address and if it is to
+    another one, MissingExtraError without Ray here, MachineError if nothing answers, if other versions run there, or if
+    a node lacks modules or room on its disk.
     """
     check_address(address)
     ray = import_ray()
     if ray.is_initialized():
+        check_connection(ray, address)
         print_node_messages(False)
         yield _describe_cluster(ray, address, modules)
         return
@@ -125,7 +127,8 @@ def connect(
         cluster = _describe_cluster(ray, address, modules)
         if reporter is not None:
             reporter.info(f"The cluster is {cluster}.")
-        yield cluster
+        with opened_connection(address):
+            yield cluster
     finally:
         ray.shutdown()
         print_node_messages(True)
@@ -204,8 +207,7 @@ def _explain_failure(address: str, error: Exception) -> str:
         )
     if "ray[client]" in text:
         return f"The address {address} needs Ray's client. Add it with: {install_command('cluster')}"
-    first = text.splitlines()[0] if text else type(error).__name__
-    return f"Connecting to {address} failed: {first}"
+    return f"Connecting to {address} failed: {describe_ray_error(error)}."
 
 
 def _describe_cluster(ray: Any, address: str, modules: Sequence[str]) -> Cluster:
@@ -230,9 +232,9 @@ def require_shared(cluster: Cluster, paths: Sequence[Path]) -> None:
     if blind := [(name, unseen) for name, unseen in missing if unseen]:
         name, unseen = blind[0]
         raise MachineError(
-            f"{len(blind)} of {len(missing)} nodes {'do' if len(blind) > 1 else 'does'} not see {unseen[0]} of this"
-            f" computer (for example {name}). Put pictures and output where all nodes see them under the same path,"
-            " such as a network folder, or use --cluster local."
+            f"{len(blind)} of {format_count(len(missing), 'node')} {'do' if len(blind) > 1 else 'does'} not see"
+            f" {unseen[0]} of this computer (for example {name}). Put pictures and output where all nodes see them"
+            " under the same path, such as a network folder, or use --cluster local."
         )
 
 
@@ -265,6 +267,15 @@ def _ask_nodes(
         names = format_names([references[reference] for reference in late])
         raise MachineError(f"No worker answered within {CHECK_SECONDS:.0f} s on {names}.")
     return [(name, ray.get(reference)) for reference, name in references.items()]
+
+
+def describe_ray_error(error: BaseException) -> str:
+    """Return the reason of an error of Ray in one line, without a full stop.
+
+    Where a worker could not be started that is the last line, of what it raised; else the first.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[-1 if START_FAILURE in lines[0] else 0].rstrip(".")
 
 
 def list_working_nodes(ray: Any) -> list[dict[str, Any]]:

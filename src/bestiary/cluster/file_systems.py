@@ -65,6 +65,18 @@ def resolve(location: Location) -> Location:
     return location
 
 
+def find_endpoint(location: Location) -> str:
+    """Return what the name of a bucket or host belongs to, empty for the provider's own servers; asks no server.
+
+    Raises MachineError for an endpoint that is no address.
+    """
+    if location.scheme != S3:
+        return location.option(ENDPOINT) or ""
+    parts = urlsplit(s3_client(location).meta.endpoint_url)
+    own = next((host for host in OWN_HOSTS if (parts.hostname or "").endswith(host)), None)
+    return f"{parts.hostname}:{parts.port}" if own is None else "" if own == OWN_HOSTS[0] else own
+
+
 def open_file_system(location: Location) -> Any:
     """Return pyarrow's file system of a location, the same one for the same bucket or host.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,10 +16,15 @@ PAGE_KEYS = 1000  # of a bucket: the most that S3 answers
 
 @dataclass(frozen=True, slots=True)
 class ListedFile:
-    """A file of a bucket or file system. size: in bytes."""
+    """A file of a bucket or file system.
+
+    size: in bytes. version: a text that changes with the content: the ETag of an object in S3, else the time of
+    modification in ns; empty where the file system has none.
+    """
 
     location: Location
     size: int
+    version: str
 
 
 def find_file(location: Location) -> ListedFile | None:
@@ -32,7 +37,12 @@ def find_file(location: Location) -> ListedFile | None:
     fs = import_optional("pyarrow.fs", extra=EXTRA)
     with file_errors(location):
         entry = open_file_system(location).get_file_info(location.path)
-        return ListedFile(location, entry.size) if entry.type == fs.FileType.File else None
+        if entry.type != fs.FileType.File:
+            return None
+        if location.scheme != S3:
+            return _listed_file(location, entry)
+        answer = s3_client(location).head_object(Bucket=location.host, Key=location.key)  # pyarrow has no ETag
+        return ListedFile(location, answer["ContentLength"], _object_version(answer))
 
 
 def iter_files(location: Location) -> Iterator[ListedFile]:
@@ -57,7 +67,7 @@ def _iter_bucket(location: Location) -> Iterator[ListedFile]:
         for entry in answer.get("Contents", ()):
             n_keys += 1
             if not entry["Key"].endswith("/"):  # a folder that a console made
-                yield ListedFile(location.with_key(entry["Key"]), entry["Size"])
+                yield ListedFile(location.with_key(entry["Key"]), entry["Size"], _object_version(entry))
     if not n_keys:
         raise no_files_error(location)
 
@@ -72,7 +82,7 @@ def _iter_folder(location: Location, key: str) -> Iterator[ListedFile]:
     folders = [entry.path for entry in entries if entry.type == fs.FileType.Directory]
     for entry in entries:
         if entry.type == fs.FileType.File:
-            yield ListedFile(location.with_key(_key_of(location, entry.path)), entry.size)
+            yield _listed_file(location.with_key(_key_of(location, entry.path)), entry)
     del entries
     for path in folders:
         if location.scheme != FILE or not Path(path).is_symlink():  # or a link to a folder above would have no end
@@ -82,6 +92,16 @@ def _iter_folder(location: Location, key: str) -> Iterator[ListedFile]:
 def relative_parts(location: Location, folder: Location) -> tuple[str, ...]:
     """Return the names of the folders and of the file below a folder."""
     return PurePosixPath(location.key.removeprefix(folder.key.rstrip("/")).lstrip("/")).parts
+
+
+def _listed_file(location: Location, entry: Any) -> ListedFile:
+    """Return a file as pyarrow describes it."""
+    return ListedFile(location, entry.size, "" if entry.mtime_ns is None else str(entry.mtime_ns))
+
+
+def _object_version(answer: Mapping[str, Any]) -> str:
+    """Return the version of an object of S3 as boto3 describes it."""
+    return str(answer.get("ETag") or answer.get("LastModified", ""))
 
 
 def _key_of(location: Location, path: str) -> str:

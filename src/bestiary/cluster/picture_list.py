@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ListSummary:
-    """A written list. count: of its pictures; digest: SHA-256 of the file."""
+    """A written list. count: of its pictures; digest: SHA-256 of what names them, whatever their content is now."""
 
     count: int
     digest: str
@@ -43,9 +43,9 @@ def write_picture_list(path: Path, pictures: Iterable[PictureFile]) -> ListSumma
     count, digest = 0, hashlib.sha256()
     with path.open("wb") as file:
         for count, picture in enumerate(pictures, start=1):  # noqa: B007 - the last one is the count
-            line = format_picture(picture).encode() + b"\n"
-            digest.update(line)
-            file.write(line)
+            line = format_picture(picture)
+            digest.update(f"{_format_name(picture) or line}\n".encode())
+            file.write(f"{line}\n".encode())
     return ListSummary(count, digest.hexdigest())
 
 
@@ -83,6 +83,16 @@ def format_picture(picture: PictureFile) -> str:
         return json.dumps([os.fspath(picture.path), [part.left, part.top, part.width, part.height]])
     numbers = [part.left, part.top, part.width, part.height, part.unit, part.picture_size, part.confidence]
     return json.dumps([os.fspath(picture.path), numbers])
+
+
+def _format_name(picture: PictureFile) -> str:
+    """Return what names a stored picture as a line of JSON, without its state, empty for a file."""
+    if not isinstance(picture, StoredPicture):
+        return ""
+    from bestiary.cluster.remote_files import RemotePicture
+
+    assert isinstance(picture, RemotePicture), "a picture that any node can read"
+    return json.dumps([picture.row["id"], picture.row["uri"]])
 
 
 def parse_picture(line: str) -> PictureFile:

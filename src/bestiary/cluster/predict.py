@@ -9,37 +9,56 @@ processors of one kind.
 from __future__ import annotations
 
 import contextlib
+import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from bestiary.box import PictureFile, path_of, pop_box
-from bestiary.cluster.connection import connect, import_ray, require_shared
+import numpy as np
+
+from bestiary.box import Crop, PictureFile, path_of, pop_box
+from bestiary.cluster.connection import (
+    START_FAILURE,
+    check_address,
+    connect,
+    describe_ray_error,
+    import_ray,
+    require_shared,
+)
 from bestiary.cluster.picture_list import ListSummary, iter_pieces, parse_picture, write_picture_list
-from bestiary.cluster.work_folder import WorkFolder
+from bestiary.cluster.work_folder import ID, WorkFolder
 from bestiary.errors import BestiaryError, InterruptedRun, MachineError
+from bestiary.files import cache_folder
 from bestiary.inference.bundle import BUNDLE_NAME
 from bestiary.inference.predictor import EngineName, Prediction, Predictor
 from bestiary.inference.proof import PROOF_NAME
 from bestiary.inference.resume_record import SUFFIX as RECORD_SUFFIX
-from bestiary.inference.resume_record import PictureState, ResumeRecord, check_unchanged
+from bestiary.inference.resume_record import PictureState, ResumeRecord, check_unchanged, read_picture_state
 from bestiary.progress import Advance, Reporter
 
 ROUND = 8  # rows of a piece are a multiple of it, as the batches of the engines are
 MAX_ROWS, PIECES_PER_WORKER, MAX_PIECES = 256, 8, 4000  # of a piece: it is what is lost with a worker
+SAMPLED_PICTURES = 32  # that are looked for on every node
 POLL_SECONDS = 2.0
+NOT_RESUMABLE = (
+    "Nothing is kept. The command `bestiary predict … --out FILE --cluster …` goes on after an interruption."
+)
 RAY_ADVICE = "\nFailed to apply UDF transform after "
 
 
 @dataclass(frozen=True)
 class PredictionJob:
-    """A job, begun or resumed. count: of its pictures; is_finished: whether its output is complete already."""
+    """A job, begun or resumed.
+
+    count: of its pictures; is_finished: whether its output is complete already; is_resumable: whether it can go on.
+    """
 
     work: WorkFolder
     count: int
     is_finished: bool
+    is_resumable: bool = True
 
 
 def start_job(output: Path, pictures: Iterable[PictureFile], conditions: Mapping[str, Any]) -> PredictionJob:
@@ -56,7 +75,9 @@ def start_job(output: Path, pictures: Iterable[PictureFile], conditions: Mapping
         summary: ListSummary = write_picture_list(listed, pictures)
         is_finished = work.start_or_resume(conditions, listed, summary)
         if is_finished:
-            ResumeRecord(output, conditions).check_pictures()
+            states = enumerate(ResumeRecord(output, conditions).iter_states())
+            check_unchanged(output, _iter_compared(work, ((number, *values) for number, values in states)))
+            work.finish()  # or it was killed after the output, which comes whole
     except BaseException:
         if not has_job:
             work.remove()
@@ -105,20 +126,22 @@ def run_job(
     """
     done = job.work.restore(job.count)
     if done.any():
-        check_unchanged(job.work.output, _iter_states(job.work))
+        rows = job.work.iter_committed()
+        states = ((row[ID], row["prediction"]["path"], row["state"]) for row in rows)
+        check_unchanged(job.work.output, _iter_compared(job.work, states))
         reporter.info(f"The job goes on: {int(done.sum()):,} of {job.count:,} pictures are predicted.")
     if done.all():
         return
     model = _read_model(predictor, job.count, boxes=boxes)
     engine = "openvino" if predictor.engine_name == "openvino" else "onnxruntime"
     with connect(address, modules=("pyarrow", engine), threads=threads, reporter=reporter) as cluster:
-        require_shared(cluster, [job.work.pictures, *_first_picture(job.work.pictures)])
+        require_shared(cluster, [job.work.pictures, *sample_pictures(job.work.pictures, job.count)])
         workers = cluster.cpus if threads is None else min(threads, cluster.cpus)
         pieces = list(iter_pieces(job.work.pictures, choose_piece_rows(job.count, workers)))
         with (
             reporter.progress("Predicting", job.count - int(done.sum())) as advance,
             _watch_commits(job.work, advance),
-            _explain_errors(job.work.output),
+            _explain_errors(job),
         ):
             from bestiary.cluster.prediction_worker import PredictionWorker
             from bestiary.cluster.ray_data import run_rows
@@ -160,16 +183,49 @@ def _read_model(predictor: Predictor, count: int, *, boxes: bool) -> Any:
     return SentModel(files, engine, predictor.bundle.max_pixels, str(Path.cwd()), count, boxes)
 
 
-def _first_picture(pictures: Path) -> list[Path]:
-    """Return the first picture of a list if it is there, by its absolute path."""
+@contextlib.contextmanager
+def predict_files(
+    predictor: Predictor, files: Sequence[PictureFile], address: str, *, threads: int | None, reporter: Reporter
+) -> Iterator[Iterator[Prediction]]:
+    """Predict files on a cluster, and give the predictions in their order for the length of a `with` block.
+
+    Rows are meanwhile in a folder of the cache folder. Raises as `run_job`.
+    """
+    check_address(address)
+    parent = cache_folder() / "predictions"
+    parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=parent, ignore_cleanup_errors=True) as folder:
+        job = replace(start_job(Path(folder) / "predictions", files, {}), is_resumable=False)
+        boxes = any(isinstance(file, Crop) for file in files)
+        run_job(job, predictor, address, threads=threads, boxes=boxes, reporter=reporter)
+        yield iter_predictions(job, lambda path, state: None)
+
+
+def sample_pictures(pictures: Path, count: int) -> list[Path]:
+    """Return some pictures of a list that are on this computer, by absolute paths: the first, the last, and between.
+
+    Folders may be mounted one by one: a node that sees the first picture need not see all. count: of the list.
+    """
+    positions = set(np.linspace(0, count - 1, min(count, SAMPLED_PICTURES)).round().astype(int).tolist())
     with pictures.open(encoding="utf-8") as lines:
-        path = path_of(parse_picture(next(lines)))
-    return [path.absolute()] if path.exists() else []
+        paths = [path_of(parse_picture(line)) for position, line in enumerate(lines) if position in positions]
+    return [path.absolute() for path in dict.fromkeys(paths) if path.exists()]
 
 
-def _iter_states(work: WorkFolder) -> Iterator[tuple[str, PictureState]]:
-    for row in work.iter_committed():
-        yield row["prediction"]["path"], row["state"]
+def _iter_compared(
+    work: WorkFolder, states: Iterable[tuple[int, str, PictureState]]
+) -> Iterator[tuple[str, PictureState, PictureState]]:
+    """Yield path, state and state now of pictures, for `check_unchanged`, in constant memory.
+
+    states: with the ids, in ascending order. What is stored elsewhere has now the state of the list.
+    """
+    with work.pictures.open(encoding="utf-8") as lines:
+        listed, position, line = enumerate(lines), -1, ""
+        for number, path, state in states:
+            while position < number:
+                position, line = next(listed, (number, ""))
+            if line:
+                yield path, state, read_picture_state(parse_picture(line))
 
 
 @contextlib.contextmanager
@@ -200,10 +256,10 @@ def _watch_commits(work: WorkFolder, advance: Advance) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _explain_errors(output: Path) -> Iterator[None]:
+def _explain_errors(job: PredictionJob) -> Iterator[None]:
     """Raise the errors of workers as they are, and those of the cluster with the way on."""
-    ray = import_ray()
-    way = "What was predicted is kept: the same command goes on."
+    ray, output = import_ray(), job.work.output
+    way = "What was predicted is kept: the same command goes on." if job.is_resumable else NOT_RESUMABLE
     try:
         yield
     except KeyboardInterrupt:
@@ -215,7 +271,9 @@ def _explain_errors(output: Path) -> Iterator[None]:
             raise MachineError(f"A worker cannot write beside {output}: {error.cause}. {way}") from None
         raise
     except ray.exceptions.RayError as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = describe_ray_error(error)
+        if START_FAILURE in str(error):
+            raise MachineError(f"A worker of the cluster cannot start: {reason}. {way}") from None
         raise MachineError(
             f"Workers of the cluster died again and again ({reason}). A picture may need more memory than a node has:"
             f" see the logs of Ray. {way}"

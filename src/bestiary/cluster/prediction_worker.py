@@ -7,6 +7,7 @@ import platform
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ from bestiary.box import PictureFile, StoredPicture, path_of
 from bestiary.cluster.picture_list import parse_picture
 from bestiary.cluster.ray_data import make_rows
 from bestiary.cluster.remote_files import prefetch
-from bestiary.errors import MachineError
+from bestiary.errors import MachineError, UserError
 from bestiary.inference.predictor import EngineName, Predictor
-from bestiary.inference.resume_record import read_state
+from bestiary.inference.resume_record import read_picture_state
 from bestiary.text import printable
 
 PLACEHOLDER = b""  # a picture that cannot be read: it takes its place in a batch as a black one
@@ -45,16 +46,22 @@ class PredictionWorker:
     """Holds the model once, and predicts one piece after another on one thread."""
 
     def __init__(self, model: SentModel) -> None:
-        """Load the model from a temporary copy of its files; raises RunError as `Predictor`."""
+        """Take the model. It is loaded with the first piece: what a constructor raises, Ray takes for a death."""
         self._model, self._has_folder = model, Path(model.folder).is_dir()
         if self._has_folder:
             os.chdir(model.folder)
-        with tempfile.TemporaryDirectory(prefix="bestiary-model-") as folder:
-            for name, content in model.files.items():
-                (Path(folder) / name).write_bytes(content)
-            self._predictor = Predictor(
-                folder, threads=1, engine=model.engine, device="cpu", max_pixels=model.max_pixels
-            )
+
+    @cached_property
+    def _predictor(self) -> Predictor:
+        """The model, loaded from a temporary copy of its files; MachineError, with the reason, if that fails here."""
+        model = self._model
+        try:
+            with tempfile.TemporaryDirectory(prefix="bestiary-model-") as folder:
+                for name, content in model.files.items():
+                    (Path(folder) / name).write_bytes(content)
+                return Predictor(folder, threads=1, engine=model.engine, device="cpu", max_pixels=model.max_pixels)
+        except (UserError, OSError) as error:
+            raise MachineError(f'The node "{platform.node()}" cannot load the model: {error}') from error
 
     def __call__(self, table: pyarrow.Table) -> pyarrow.Table:
         """Return the rows of a piece."""
@@ -65,7 +72,7 @@ class PredictionWorker:
         self._check_paths(pictures)
         batch_size = self._predictor.batch_size
         slots = list(iter_slots(ids, batch_size, self._model.count))
-        states = [read_state(path_of(picture)) for picture in pictures]
+        states = [read_picture_state(picture) for picture in pictures]
         sources: Iterable[PictureFile | bytes] = [PLACEHOLDER if row is None else pictures[row] for row in slots]
         if any(isinstance(picture, StoredPicture) for picture in pictures):
             sources = prefetch(sources, self._predictor.bundle.max_bytes)

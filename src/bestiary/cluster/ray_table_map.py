@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from bestiary.cluster.connection import Cluster, connect, import_ray
+from bestiary.cluster.connection import Cluster, connect, describe_ray_error, import_ray
 from bestiary.cluster.messages import start_actor
 from bestiary.cluster.quiet import quiet_data
 from bestiary.errors import MachineError
@@ -202,8 +202,8 @@ def _deadly_rows_error(names: pl.Series) -> MachineError:
 
 
 def _lost_rows_error(error: Exception, count: int, total: int) -> MachineError:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    reason = describe_ray_error(error)
     return MachineError(
-        f"The cluster did not finish {count:,} of {total:,} rows: {reason} What was computed is kept: the same command"
+        f"The cluster did not finish {count:,} of {total:,} rows: {reason}. What was computed is kept: the same command"
         " goes on."
     )

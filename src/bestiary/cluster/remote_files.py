@@ -37,13 +37,14 @@ class PictureRow(TypedDict):
 
     id: the URI of a file, with `#row=NUMBER` or `#member=NAME` for one in parquet or tar, or the value of the option
     `id_column`. uri: of the file, with the options that reading it needs. offset: number of the row in parquet, first
-    byte in tar, else 0. size: in bytes, -1 if it is not known.
+    byte in tar, else 0. size: in bytes, -1 if it is not known. version: of the file, as of `ListedFile`.
     """
 
     id: str
     uri: str
     offset: int
     size: int
+    version: str
 
 
 class RemoteSource:
@@ -97,7 +98,7 @@ def read_bytes(row: PictureRow, max_bytes: int = LIMITS.max_bytes) -> bytes:
     location = parse_uri(row["uri"])
     try:
         if location.suffix == PARQUET:
-            content = _open_parquet(row["uri"]).read(row["offset"])
+            content = _open_parquet(row["uri"], row["version"]).read(row["offset"])
         else:
             content = _read_range(row, location)
     except SourceError as error:
@@ -113,6 +114,11 @@ class RemotePicture(StoredPicture):
         """Take a row of `RemoteSource`."""
         self.row, self.name = row, row["id"]
         self._content: Future[bytes | PictureError] | None = None
+
+    @property
+    def state(self) -> list[int | str]:
+        """Size and version as they were listed; of a picture in parquet or tar the version of that file."""
+        return [self.row["size"], self.row["version"]]
 
     def read(self, max_bytes: int) -> bytes:
         """Return the bytes; raises as `read_bytes`."""
@@ -180,7 +186,7 @@ def _try_read(row: PictureRow, max_bytes: int) -> bytes | PictureError:
 def _read_range(row: PictureRow, location: Location) -> bytes:
     with file_errors(location):
         if location.suffix == TAR:
-            content: bytes = _open_file(row["uri"]).read_at(row["size"], row["offset"])
+            content: bytes = _open_file(row["uri"], row["version"]).read_at(row["size"], row["offset"])
         else:
             with open_file_system(location).open_input_stream(location.path) as stream:
                 return bytes(stream.read())
@@ -190,12 +196,13 @@ def _read_range(row: PictureRow, location: Location) -> bytes:
 
 
 @functools.lru_cache(maxsize=4)
-def _open_parquet(uri: str) -> ParquetPictures:
+def _open_parquet(uri: str, version: str) -> ParquetPictures:  # noqa: ARG001 - a part of the key
+    """Return the pictures of a parquet file; a file that replaces it has another version, and is opened anew."""
     return ParquetPictures(parse_uri(uri))
 
 
 @functools.lru_cache(maxsize=8)
-def _open_file(uri: str) -> Any:
+def _open_file(uri: str, version: str) -> Any:  # noqa: ARG001 - a part of the key
     location = parse_uri(uri)
     return open_file_system(location).open_input_file(location.path)
 
@@ -236,17 +243,18 @@ def _iter_prefix(folder: Location, skipped: Counter[str]) -> Iterator[PictureRow
 
 def _iter_file(file: ListedFile) -> Iterator[PictureRow]:
     """Yield the row of a file, or a row for each picture in parquet or tar."""
-    location, uri = file.location, file.location.full_uri
+    location, uri, version = file.location, file.location.full_uri, file.version
     if location.key.lower().endswith(tar_pictures.COMPRESSED):
         raise SourceError(f"{location.uri} is compressed, so that its members cannot be read apart. Unpack it to .tar.")
     if location.suffix == PARQUET:
         for number, identity in enumerate(ParquetPictures(location).iter_ids()):
-            yield {"id": identity, "uri": uri, "offset": number, "size": -1}
+            yield {"id": identity, "uri": uri, "offset": number, "size": -1, "version": version}
     elif location.suffix == TAR:
         for name, offset, size in tar_pictures.iter_members(location):
-            yield {"id": f"{location.uri}#member={name}", "uri": uri, "offset": offset, "size": size}
+            name = f"{location.uri}#member={name}"
+            yield {"id": name, "uri": uri, "offset": offset, "size": size, "version": version}
     else:
-        yield {"id": location.uri, "uri": uri, "offset": 0, "size": file.size}
+        yield {"id": location.uri, "uri": uri, "offset": 0, "size": file.size, "version": version}
 
 
 def _check_overlap(locations: Sequence[Location]) -> None:

@@ -18,14 +18,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bestiary.cluster.file_systems import EXTRA, file_errors, open_file_system, resolve, s3_client
+from bestiary.cluster.file_systems import EXTRA, file_errors, find_endpoint, open_file_system, resolve, s3_client
 from bestiary.cluster.listing import find_file
 from bestiary.cluster.uris import FILE, GS, S3, Location, parse_uri
 from bestiary.errors import InputError, MachineError, SourceError, UserError, import_optional
-from bestiary.files import atomic_path, cache_folder
+from bestiary.files import atomic_path, cache_folder, read_json, write_json
+from bestiary.inference.resume_record import SUFFIX as RECORD_SUFFIX
 from bestiary.locks import is_output_lock
 
 UPLOADS = "uploads"  # folder in the cache folder
+NOTE = "uploaded.json"  # beside the local path: the state of the output as it was uploaded
 ATTEMPTS = 5  # to write a mark, while others are removed
 WAIT_SECONDS = 0.2
 Holder = dict[str, Any]
@@ -34,21 +36,24 @@ Holder = dict[str, Any]
 def local_path(uri: str) -> Path:
     """Return the path on this computer that is written before it is uploaded; of file:// that of the file itself.
 
-    Raises InputError for a URI that is not valid or names a folder.
+    Another endpoint has another path. Raises InputError for a URI that is not valid or names a folder, MachineError for
+    an endpoint that is no address.
     """
     location = parse_uri(uri)
     if not location.name or location.key.endswith("/"):
         raise InputError(f"{location.uri} is a folder; expected a name with a suffix, such as predictions.parquet.")
     if location.scheme == FILE:
         return Path(location.path)
-    return cache_folder() / UPLOADS / hashlib.sha256(location.uri.encode()).hexdigest()[:16] / location.name
+    names = f"{find_endpoint(location)}\n{location.uri}".encode()
+    return cache_folder() / UPLOADS / hashlib.sha256(names).hexdigest()[:16] / location.name
 
 
 @contextmanager
 def open_output(uri: str, *, resume: bool = False) -> Iterator[Path]:
     """Give the `local_path` to write, which is uploaded to the URI and then removed if the `with` block succeeds.
 
-    If it fails, the path stays, for `resume`. Raises UserError if the output exists, if another job writes it, or if an
+    What is left are the record of its pictures, and a note by which `is_uploaded` knows it again. If the block fails,
+    the path stays, for `resume`. Raises UserError if the output exists, if another job writes it, or if an
     interrupted job has left its part here, unless `resume`; SourceError if the bucket does not exist or may not be
     written, MachineError if nothing answers. A file of this computer is only named: whoever writes it locks it.
     """
@@ -58,20 +63,48 @@ def open_output(uri: str, *, resume: bool = False) -> Iterator[Path]:
         return
     location = resolve(location)
     with write_lock(location):
-        path.parent.mkdir(parents=True, exist_ok=True)
         _require_free(location, path, resume=resume)
         yield path
-        upload(path, location)
-        shutil.rmtree(path.parent, ignore_errors=True)
+        state = upload(path, location)
+        _keep_record(path)
+        write_json(path.parent / NOTE, {"state": state})
 
 
-def upload(path: Path, location: Location) -> None:
-    """Copy a file to a resolved location, where it appears in one step; raises as `open_output` does."""
+def is_uploaded(uri: str) -> bool:
+    """Return whether there is an output at a URI, and it is as this computer uploaded it.
+
+    Raises SourceError if there is no such bucket, MachineError if nothing answers.
+    """
+    path, location = local_path(uri), parse_uri(uri)
+    if location.scheme == FILE or not (note := path.parent / NOTE).exists():
+        return False
+    return _read_state(resolve(location)) == read_json(note).get("state")
+
+
+def _read_state(location: Location) -> list[int | str] | None:
+    """Return size and version of the file of a resolved location, None if there is none."""
+    file = find_file(location)
+    return None if file is None else [file.size, file.version]
+
+
+def _keep_record(path: Path) -> None:
+    """Remove the folder of a finished output but for the record of its pictures."""
+    for entry in path.parent.iterdir():
+        if entry.name == path.name + RECORD_SUFFIX:
+            continue
+        shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink(missing_ok=True)
+
+
+def upload(path: Path, location: Location) -> list[int | str] | None:
+    """Copy a file to a resolved location, where it appears in one step; raises as `open_output` does.
+
+    Returns size and version of the copy, None for a file of this computer.
+    """
     fs = import_optional("pyarrow.fs", extra=EXTRA)
     if location.scheme == FILE:
         with atomic_path(Path(location.path)) as temporary:
             shutil.copyfile(path, temporary)
-        return
+        return None
     target = location
     if location.scheme not in (S3, GS):
         folder = location.key.removesuffix(location.name)
@@ -80,12 +113,14 @@ def upload(path: Path, location: Location) -> None:
         fs.copy_files(str(path), target.path, fs.LocalFileSystem(), open_file_system(location))
         if target is not location:
             open_file_system(location).move(target.path, location.path)
-    if (file := find_file(location)) is None or file.size != path.stat().st_size:
-        size = "nothing" if file is None else f"{file.size:,} bytes"
+    state = _read_state(location)
+    if state is None or state[0] != path.stat().st_size:
+        size = "nothing" if state is None else f"{state[0]:,} bytes"
         raise MachineError(
             f"{location.uri} has {size} after an upload of {path.stat().st_size:,} bytes. Remove it, and run again with"
             " --resume."
         )
+    return state
 
 
 @contextmanager
@@ -123,6 +158,9 @@ def _require_free(location: Location, path: Path, *, resume: bool) -> None:
     """Raise UserError if the output exists, or if an interrupted job has left its part on this computer."""
     if find_file(location) is not None:
         raise UserError(f"{location.uri} exists already. Choose another name, or remove it.")
+    if (path.parent / NOTE).exists():  # of an output that was removed since
+        shutil.rmtree(path.parent, ignore_errors=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     if not resume and any(not is_output_lock(file) for file in path.parent.iterdir()):
         raise UserError(
             f"{path.parent} has what an interrupted job wrote for {location.uri}. Add --resume to go on with it, or"
@@ -161,22 +199,35 @@ def _release_object(mark: Location, holder: Holder) -> None:
 def _take_claim(mark: Location, holder: Holder) -> Holder | None:
     """Write a claim into the folder of the mark; return the holder of another claim. Of two at once, both see another.
 
-    Needs no conditional writes, but that a file which was written is listed at once.
+    Needs no conditional writes, but that a file which was written is listed at once. Empty values: the folder has just
+    been removed with the claim in it, by who had the mark.
     """
     fs = import_optional("pyarrow.fs", extra=EXTRA)
     file_system = open_file_system(mark)
-    with file_errors(mark):
-        file_system.create_dir(mark.path, recursive=True)
+    with file_errors(mark), contextlib.suppress(FileNotFoundError):
+        if mark.scheme != GS:  # it has no folders: a name with a slash is enough, and nothing but claims is left
+            file_system.create_dir(mark.path, recursive=True)
         with file_system.open_output_stream(f"{mark.path}/{holder['token']}") as out:
             out.write(json.dumps(holder).encode())
         entries = file_system.get_file_info(fs.FileSelector(mark.path))
-    claims = [entry.path for entry in entries if entry.type == fs.FileType.File and entry.base_name != holder["token"]]
-    return _read_holder(mark.with_key(f"{mark.key}/{Path(claims[0]).name}")) if claims else None
+        claims = {entry.base_name for entry in entries if entry.type == fs.FileType.File}
+        if others := sorted(claims - {holder["token"]}):
+            return _read_holder(mark.with_key(f"{mark.key}/{others[0]}"))
+        if holder["token"] in claims:
+            return None
+    return {}
 
 
 def _release_claim(mark: Location, holder: Holder) -> None:
+    """Remove a claim; the last one with the folder, in one step: who writes a claim meanwhile sees that it is gone."""
+    fs = import_optional("pyarrow.fs", extra=EXTRA)
+    file_system = open_file_system(mark)
     with file_errors(mark), contextlib.suppress(FileNotFoundError):
-        open_file_system(mark).delete_file(f"{mark.path}/{holder['token']}")
+        entries = file_system.get_file_info(fs.FileSelector(mark.path))
+        if mark.scheme != GS and [entry.base_name for entry in entries] == [holder["token"]]:
+            file_system.delete_dir(mark.path)
+        else:
+            file_system.delete_file(f"{mark.path}/{holder['token']}")
 
 
 def _read_holder(mark: Location) -> Holder:

@@ -22,7 +22,7 @@ from uuid import uuid4
 
 import polars as pl
 
-from bestiary.cluster.connection import LOCAL, Cluster, connect, import_ray
+from bestiary.cluster.connection import LOCAL, Cluster, connect, describe_ray_error, import_ray
 from bestiary.cluster.messages import Mailbox, MailReporter, Relay, WorkerFailure, WorkerStoppedError, start_actor
 from bestiary.cluster.ray_table_map import open_table_map
 from bestiary.cluster.worker_group import WorkerGroup, split_processors
@@ -48,7 +48,11 @@ RAY_FOLDER = "ray"  # in the run folder: what Ray Train notes; removed at the en
 
 @dataclass(frozen=True)
 class FitOrder:
-    """What every worker needs to build the fit job of a task. weights: of the network at its start, as bytes."""
+    """What every worker needs to build the fit job of a task.
+
+    features: settings as chosen where the run was begun, so that all workers learn from the same. weights: of the
+    network at its start, as bytes.
+    """
 
     recipe: ResolvedRecipe
     pictures: pl.DataFrame
@@ -65,8 +69,8 @@ class FitOrder:
         from bestiary.training.checkpoint import write_state
 
         weights, run = write_state(job.network.state_dict()), task.run.absolute()
-        context, cache = task.context, task.cache.absolute()
-        return cls(task.recipe, task.pictures, run, cache, context.features, threads, weights, Path.cwd())
+        features, cache = task.choose_features(), task.cache.absolute()
+        return cls(task.recipe, task.pictures, run, cache, features, threads, weights, Path.cwd())
 
 
 @dataclass(frozen=True)
@@ -253,10 +257,9 @@ def _wait_for_workers(mailbox: Any, workers: int) -> None:
 
 
 def _lost_workers_error(run: Path, error: BaseException) -> MachineError:
-    lines = [line for line in str(error).splitlines() if line.strip()]
     return MachineError(
         f"The training of {run} ended because its workers died {MAX_FAILURES + 1} times, perhaps for lack of memory"
-        f" ({lines[0] if lines else type(error).__name__}). Nothing is lost: resume with fewer --workers."
+        f" ({describe_ray_error(error)}). Nothing is lost: resume with fewer --workers."
     )
 
 

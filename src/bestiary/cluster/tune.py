@@ -21,7 +21,7 @@ from uuid import uuid4
 
 import polars as pl
 
-from bestiary.cluster.connection import LOCAL, connect, import_ray
+from bestiary.cluster.connection import LOCAL, connect, describe_ray_error, import_ray
 from bestiary.cluster.messages import WorkerFailure, start_actor
 from bestiary.cluster.worker_group import WorkerGroup, node_processors, split_processors
 from bestiary.context import Context
@@ -30,6 +30,8 @@ from bestiary.progress import Reporter
 from bestiary.recipe import Recipe, ResolvedRecipe
 from bestiary.recipe_sections import FeaturesConfig
 from bestiary.run_folder import read_history, write_history
+from bestiary.text import format_count
+from bestiary.training.task import make_task
 from bestiary.tune.objective import EpochCallback, History, TrialScore, evaluate_recipe
 from bestiary.tune.storage import MAX_ATTEMPTS, killed_too_often_error
 from bestiary.tune.trial_workers import THIS_PROCESS, TrialCancelledError, TrialWorkers
@@ -41,7 +43,10 @@ FIRST_SPLIT = "1"  # the folder of a trial's first split, in that of the trial
 
 @dataclass(frozen=True)
 class TrialOrder:
-    """What a task needs besides the pictures. run_folder: of the trial; working_folder: of the process that asks."""
+    """What a task needs besides the pictures. run_folder: of the trial; working_folder: of the process that asks.
+
+    features: settings as chosen by the process that asks, so that trials on all nodes have the same.
+    """
 
     recipe: ResolvedRecipe
     run_folder: Path
@@ -76,7 +81,9 @@ def connect_trial_workers(
     with connect(address or LOCAL, modules=modules, threads=threads, reporter=reporter):
         total = sum(node_processors()) if threads is None else threads
         trials = ClusterTrials(split_processors(workers or total, threads), reporter)
-        reporter.info(f"Trials run {trials.group.workers} at a time, with {trials.group.threads} threads each.")
+        reporter.info(
+            f"Trials run {trials.group.workers} at a time, with {format_count(trials.group.threads, 'thread')} each."
+        )
         yield TrialWorkers(trials.group.workers, trials.evaluate, trials.stop)
 
 
@@ -110,9 +117,9 @@ class ClusterTrials:
         """
         assert resume
         ray, trial = import_ray(), uuid4().hex
+        features = make_task(folder, recipe, splits[0], context).choose_features()
         order = TrialOrder(
-            *(recipe, folder.absolute(), Path.cwd(), context.require_cache().absolute(), context.features),
-            self.group.threads,
+            *(recipe, folder.absolute(), Path.cwd(), context.require_cache().absolute(), features), self.group.threads
         )
         score = ray.remote(_score_trial).options(num_cpus=self.group.threads, max_retries=MAX_ATTEMPTS - 1)
         task = score.remote(order, self._put_splits(splits), self._desk, trial)
@@ -122,9 +129,9 @@ class ClusterTrials:
         except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError, ray.exceptions.NodeDiedError):
             raise killed_too_often_error() from None
         except ray.exceptions.RayError as error:
-            first = next(filter(None, str(error).splitlines()), type(error).__name__)
+            reason = describe_ray_error(error)
             raise MachineError(
-                f"The cluster cannot run a trial: {first} The same command resumes the search."
+                f"The cluster cannot run a trial: {reason}. The same command resumes the search."
             ) from None
         except BaseException:
             _cancel(task)

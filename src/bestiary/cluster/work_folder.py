@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from bestiary.cluster.picture_list import ListSummary
 from bestiary.errors import IntegrityError, MachineError, UserError, import_optional
 from bestiary.files import read_json, write_json
-from bestiary.inference.resume_record import iter_differences, read_state
+from bestiary.inference.resume_record import iter_differences, read_file_state
 from bestiary.text import printable
 
 SUFFIX = ".cluster"
@@ -82,7 +82,9 @@ class WorkFolder:
             raise MachineError(f"Cannot write {self.path}: {error.strerror or error}.") from None
 
     def start_or_resume(self, conditions: Mapping[str, Any], listed: Path, summary: ListSummary) -> bool:
-        """Begin the job or go on with it; return whether it is complete already. listed: a new list of its pictures.
+        """Begin the job or go on with it; return whether it is complete already.
+
+        listed: a new list of its pictures, with their states now.
 
         Raises UserError, naming what differs, if the folder is of a job with another model, options or pictures, or if
         the output is of another command.
@@ -104,17 +106,15 @@ class WorkFolder:
                 f"{self.output} is the output of a job with another model, options or pictures:"
                 f" {'; '.join(differences)}. Go on with the same ones, predict into a new file, or remove {self.path}."
             )
-        listed.unlink()
+        listed.replace(self.pictures)
         if not self.output.exists():
             return False
-        if job.get("output") != read_state(self.output):
+        if job.get("output") != read_file_state(self.output):
             ending = "" if job["finished"] else ": what this job has predicted is kept"
             raise UserError(
                 f"{self.output} is not as this job wrote it: another command wrote or changed it. Remove it, or choose"
                 f" another name{ending}."
             )
-        if not job["finished"]:  # killed after the output, which comes whole
-            self.finish()
         return True
 
     def restore(self, count: int) -> Done:
@@ -176,7 +176,7 @@ class WorkFolder:
 
     def note_output(self, file: Path) -> None:
         """Record the output as it will be when it is moved to its place: another command may write one meanwhile."""
-        write_json(self._job, {**read_json(self._job), "output": read_state(file)})
+        write_json(self._job, {**read_json(self._job), "output": read_file_state(file)})
 
     def finish(self) -> None:
         """Record that the output is complete, and remove the rows."""

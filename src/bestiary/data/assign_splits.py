@@ -24,7 +24,7 @@ from bestiary.few_groups import describe_few_groups
 from bestiary.finding_counts import count_findings
 from bestiary.recipe import Recipe
 from bestiary.recipe_sections import DataConfig
-from bestiary.text import format_names
+from bestiary.text import format_count, format_names
 
 FOLD_COLUMNS = ("fold", "dealt_as", "dealt_in")  # added to those of `table.PICTURES` by cross-validation
 MIN_GROUPS = 3  # of a class in cross-validation
@@ -105,9 +105,10 @@ def describe_splits(pictures: pl.DataFrame, dataset: AuditedDataset) -> str:
     duplicates = used.height - table.with_duplicate_groups(used)["group"].n_unique()
     findings = count_findings(dataset.findings, dataset.label_issues).describe()
     return (
-        f"{used.height:,} pictures of {used['label'].n_unique()} classes: {counts['train']:,} training,"
-        f" {counts['val']:,} validation, {tested}. {duplicates:,} duplicates kept in one split,"
-        f" {pictures.height - used.height:,} files left out. {findings}"
+        f"{format_count(used.height, 'picture')} of {format_count(used['label'].n_unique(), 'class', 'classes')}:"
+        f" {counts['train']:,} training, {counts['val']:,} validation, {tested}."
+        f" {format_count(duplicates, 'duplicate')} kept in one split,"
+        f" {format_count(pictures.height - used.height, 'file')} left out. {findings}"
         + (f" The split has no validation pictures for: {format_names(missing)}." if missing else "")
         + (f" {few}" if (few := describe_few_groups(pictures)) else "")
     )

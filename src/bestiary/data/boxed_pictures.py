@@ -12,6 +12,7 @@ from bestiary.data.formats.label_rows import iter_boxes, read_label_rows
 from bestiary.data.formats.label_table import ReadOptions
 from bestiary.data.formats.registry import recognise_format
 from bestiary.errors import SourceError
+from bestiary.text import format_count
 
 
 @dataclass(frozen=True)
@@ -47,5 +48,6 @@ def read_boxed_pictures(source: Path, options: ReadOptions) -> BoxedPictures:
         )
     notices = [notice.message for notice in labelled.notices]
     if whole_pictures:
-        notices.append(f"{whole_pictures:,} pictures have no box: they are looked at as a whole.")
+        whole = format_count(whole_pictures, "picture has", "pictures have")
+        notices.append(f"{whole} no box: {'it is' if whole_pictures == 1 else 'they are'} looked at as a whole.")
     return BoxedPictures(files, notices, labelled.detector)

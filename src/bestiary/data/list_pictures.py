@@ -17,6 +17,7 @@ from bestiary.data.split_parts import choose_split_parts
 from bestiary.errors import SourceError, UserError
 from bestiary.group_rules import AUTO, COLUMN, NONE, SOURCE, parse_group_rule, parse_site_rule
 from bestiary.recipe_sections import DataConfig
+from bestiary.text import format_count
 
 if TYPE_CHECKING:
     from bestiary.data.dataset import DataSource
@@ -60,8 +61,11 @@ def _describe_boxes(listing: PictureList) -> SourceNotice:
             " boxes are in another file than the labels, name it: --boxes detections.json."
         )
     without = len(listing.pictures) - len(boxed)
-    text = f"{len(boxed):,} boxes of {len(set(boxed)):,} pictures are looked at, each with a margin."
-    text += f" {without:,} pictures without a box are looked at as a whole." if without else ""
+    boxes = format_count(len(boxed), "box", "boxes")
+    are = "is" if len(boxed) == 1 else "are"
+    text = f"{boxes} of {format_count(len(set(boxed)), 'picture')} {are} looked at, each with a margin."
+    whole = format_count(without, "picture without a box is", "pictures without a box are")
+    text += f" {whole} looked at as a whole." if without else ""
     text += f" Each of these {len(listing.pictures):,} counts as a picture from here on."
     return SourceNotice(SOURCE_FORMAT, text, is_issue=False)
 

@@ -28,6 +28,7 @@ from bestiary.group_rules import (
     match_name,
     relative_name,
 )
+from bestiary.text import format_count
 
 _NAME = r"[^/\\]+$"
 _SYNTAX = {"group": SYNTAX, "site": SITE_SYNTAX}
@@ -151,12 +152,14 @@ def _describe_values(values: pl.Series, name: str, rule: GroupRule, *, for_split
     }.get(rule.kind, "")
     by = source or f"--{name} {rule.kind}{rule.pattern}{f'{rule.gap_seconds:g}s' if rule.kind == TIME else ''}"
     text = (
-        f"{len(sizes):,} {name}{'s' * (len(sizes) != 1)}, by {by}: {sizes.sum():,} pictures, at most"
+        f"{format_count(len(sizes), name)}, by {by}: {format_count(int(sizes.sum()), 'picture')}, at most"
         f" {sizes.to_numpy().max():,} of a {name}."
         f" {'Each stays in one split.' if for_split else 'Intervals count each once.'}"
     )
     if missing := values.null_count():
-        text += f" {missing:,} pictures have no {name}, and {'are split' if for_split else 'count'} one by one."
+        have, counted = ("has", "is split") if missing == 1 else ("have", "are split")
+        counted = counted if for_split else "counts" if missing == 1 else "count"
+        text += f" {format_count(missing, 'picture')} {have} no {name}, and {counted} one by one."
     if not for_split:
         return SourceNotice(GROUPS, text, is_issue=False)
     values_of = values.drop_nulls().unique().sort()

@@ -34,11 +34,11 @@ from bestiary.files import atomic_path
 from bestiary.inference.bundle import GRAPH_NAME, TEACHER, Bundle
 from bestiary.inference.conformal import fit_conformal
 from bestiary.inference.predictor import Prediction
+from bestiary.models.backbones import teacher_backbone
 from bestiary.models.head import Head
 from bestiary.models.ood import PrincipalSubspace
 from bestiary.preprocess import Preprocessing, VerifiedFile
 from bestiary.quick_metrics import softmax
-from bestiary.training.distill import teacher_backbone
 from bestiary.training.methods import TRAINERS
 from bestiary.training.task import TrainedModel, TrainingTask
 from bestiary.version import __version__

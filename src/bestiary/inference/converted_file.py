@@ -18,7 +18,7 @@ from bestiary.inference.output_formats.label_studio import write_label_studio
 from bestiary.inference.output_formats.megadetector import write_megadetector
 from bestiary.inference.output_formats.timelapse import write_timelapse
 from bestiary.inference.predictor import Prediction
-from bestiary.inference.resume_record import SUFFIX, PictureState
+from bestiary.inference.resume_record import SUFFIX, PictureState, ResumeRecord
 
 COLLECTED_SUFFIX = ".part.jsonl"
 WITHOUT_BOXES = ("huggingface", "timelapse")  # formats without boxes
@@ -33,11 +33,42 @@ WRITERS: dict[str, Write] = {
 }
 
 
+def list_facts(output_format: str, conversion: Conversion, conditions: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a file in another program's format depends on, beside its pictures: the conditions of its record."""
+    table = None if conversion.table is None else conversion.table.digest
+    return {**conditions, "output": output_format, "table": table, "format": "jsonl"}  # as it is collected
+
+
+def count_complete(
+    path: Path, output_format: str, conversion: Conversion, conditions: Mapping[str, Any], files: Iterable[PictureFile]
+) -> int | None:
+    """Return the number of the pictures if a file has all of them, None if there is no file yet.
+
+    Raises UserError as `ResumeRecord.count_complete`.
+    """
+    if not is_occupied(path):
+        return None
+    _finish_record(path, path.with_name(path.name + COLLECTED_SUFFIX))
+    return ResumeRecord(path, list_facts(output_format, conversion, conditions)).count_complete(files)
+
+
+def _finish_record(path: Path, collected: Path) -> None:
+    """Move the record of collected predictions beside the file that was written of them, and remove these.
+
+    A process that was killed after it wrote the file has left them.
+    """
+    record = collected.with_name(collected.name + SUFFIX)
+    if record.exists():
+        record.replace(path.with_name(path.name + SUFFIX))
+    collected.unlink(missing_ok=True)
+
+
 class ConvertedFile:
     """A file of predictions in another program's format, new or resumed.
 
     Predictions are collected in `NAME.part.jsonl`, and the file is written from them, in constant memory, when all are
-    there: a killed run leaves no file that looks complete.
+    there: a killed run leaves no file that looks complete. `NAME.resume` then records what its predictions depend on:
+    see `count_complete`.
     """
 
     def __init__(
@@ -62,14 +93,11 @@ class ConvertedFile:
         self._collected = collected or path.with_name(path.name + COLLECTED_SUFFIX)
         self._check()
         if is_occupied(path):
-            if resume and self._collected.exists():  # killed when the file was written: what was collected is in it
-                self._remove_collected()
             raise UserError(
                 f"{path} {'is complete' if resume else 'exists already'}. A file in the format {output_format} cannot"
                 " be appended to; choose another name for further pictures."
             )
-        table = None if conversion.table is None else conversion.table.digest
-        facts = {**conditions, "output": output_format, "table": table}
+        facts = list_facts(output_format, conversion, conditions)
         self._rows = PredictionFile(
             self._collected,
             "jsonl",
@@ -92,6 +120,10 @@ class ConvertedFile:
         """Yield the predictions that were collected before; as `PredictionFile.iter_predictions`."""
         return self._rows.iter_predictions()
 
+    def check_stored(self, sources: Iterable[PictureFile]) -> None:
+        """Raise UserError if stored pictures were replaced; as `PredictionFile.check_stored`."""
+        self._rows.check_stored(sources)
+
     def note_state(self, path: str, state: PictureState) -> None:
         """Take how a picture was when it was read; as `PredictionFile.note_state`."""
         self._rows.note_state(path, state)
@@ -105,12 +137,8 @@ class ConvertedFile:
             write_table(collected, self._path, self._conversion.table, self._conversion.classes, self._extra)
         else:
             notices = WRITERS[self._output_format](collected, self._path, self._conversion)
-        self._remove_collected()
+        _finish_record(self._path, self._collected)
         return notices
-
-    def _remove_collected(self) -> None:
-        self._collected.unlink()
-        self._collected.with_name(self._collected.name + SUFFIX).unlink(missing_ok=True)
 
     def _check(self) -> None:
         if self._output_format == TABLE and self._conversion.table is not None:

@@ -11,12 +11,18 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
-from bestiary.box import PictureFile, name_of, path_of
+from bestiary.box import PictureFile, name_of
 from bestiary.errors import MachineError, UserError, import_optional
 from bestiary.files import atomic_path
 from bestiary.inference import writers, written_predictions
 from bestiary.inference.predictor import Prediction
-from bestiary.inference.resume_record import PictureState, ResumeRecord, read_state, write_state
+from bestiary.inference.resume_record import (
+    PictureState,
+    ResumeRecord,
+    read_file_state,
+    read_picture_state,
+    write_picture_state,
+)
 from bestiary.text import printable
 
 File = TypeVar("File", bound=PictureFile)
@@ -32,6 +38,11 @@ def format_from_suffix(path: Path) -> str:
     raise UserError(
         f"{path} has the suffix {suffix!r}; expected one of {', '.join(FORMATS_BY_SUFFIX)}, or give --format."
     )
+
+
+def list_facts(output_format: str, conditions: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a file of predictions depends on, beside its pictures: the conditions of its record."""
+    return {**conditions, "format": output_format}
 
 
 class PredictionFile:
@@ -68,7 +79,7 @@ class PredictionFile:
         for file in () if resume else (self._path, self._live):
             if file.exists():
                 raise UserError(f"{file} exists already. Add --resume to append to it, or choose another name.")
-        facts = None if conditions is None else {**conditions, "format": output_format}
+        facts = None if conditions is None else list_facts(output_format, conditions)
         self._record = None if facts is None else ResumeRecord(path, facts)
         self._states: dict[str, PictureState] = {}  # of the pictures that are being predicted
         has_rows = any(file.exists() and file.stat().st_size for file in (self._path, self._live))
@@ -89,8 +100,16 @@ class PredictionFile:
             if self._written[key := printable(name)]:
                 self._written[key] -= 1
             else:
-                self._states[name] = read_state(path_of(source)) if self._record is not None else None
+                self._states[name] = read_picture_state(source) if self._record is not None else None
                 yield source
+
+    def check_stored(self, sources: Iterable[PictureFile]) -> None:
+        """Raise UserError, naming them, if stored pictures with a prediction in the file were replaced since.
+
+        Their state is that of the list, so that nothing is asked for each; `PredictionFile` itself asks for files.
+        """
+        if self._record is not None and self._written:
+            self._record.check_stored(sources, self._written)
 
     def note_state(self, path: str, state: PictureState) -> None:
         """Take how a picture was when it was read, just before its prediction is passed to `write`."""
@@ -133,7 +152,8 @@ class PredictionFile:
         for prediction in predictions:
             if prediction.path is not None:
                 path = prediction.path
-                write_state(record, path, self._states.pop(path) if path in self._states else read_state(path))
+                state = self._states.pop(path) if path in self._states else read_file_state(path)
+                write_picture_state(record, path, state)
             yield prediction
 
     def _append(self, predictions: Iterable[Prediction], out: TextIO, *, header: bool) -> None:

@@ -112,6 +112,12 @@ def timm_name(model: ModelConfig) -> str:
     return full_name(model).removeprefix(PREFIX)
 
 
+def teacher_backbone(recipe: Recipe) -> Backbone | None:
+    """Return the backbone that a network is distilled from; None without distillation."""
+    is_distilled = recipe.model.method == "scratch" and recipe.train.distill != "none"
+    return bundled_backbone(recipe.train.distill) if is_distilled else None
+
+
 def uses_features(recipe: Recipe) -> bool:
     """Return whether a recipe's learner uses features of its backbone: a probe does, and fine-tuning of a bundled one.
 

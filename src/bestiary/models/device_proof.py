@@ -22,6 +22,7 @@ from bestiary.models.accelerators import Accelerator
 from bestiary.models.device_measurement import draw_test_images, measure_device
 from bestiary.models.engine import Engine, Outputs, engine_version
 from bestiary.processor import read_processor
+from bestiary.text import format_count
 
 FOLDER = "devices"  # in the cache folder
 OUTPUTS = ("probabilities", "familiarity", "logits", "features")  # that are compared, where the graph has them
@@ -66,7 +67,7 @@ def load_or_prove(
     facts = {
         "graph": hashlib.sha256(content).hexdigest(),
         "accelerator": str(accelerator),
-        "processor": f"{read_processor()}, {threads} threads",
+        "processor": f"{read_processor()}, {format_count(threads, 'thread')}",
         "onnxruntime": engine_version("onnxruntime"),
     }
     key = hashlib.sha256(json.dumps(list(facts.values())).encode()).hexdigest()[:24]

@@ -20,9 +20,8 @@ from bestiary.finding_counts import CheckCount, FindingCounts, count_findings
 from bestiary.label_issue_summary import LabelIssueSummary
 from bestiary.report.audit_cards import CardGroup, choose_cards, findings_of_check, load_images, middle_ellipsis
 from bestiary.report.findings_page import FINDINGS_PAGE, FindingEntry, list_findings, write_findings_page
-from bestiary.report.format import plural
 from bestiary.report.render import render_page
-from bestiary.text import common_folder, describe_skipped, relative_name
+from bestiary.text import common_folder, describe_skipped, format_count, relative_name
 from bestiary.version import __version__
 
 MAX_PICTURES = 640  # at most 22 kB each: the page stays below 20 MB
@@ -77,7 +76,7 @@ class CheckSection:
     @property
     def count(self) -> str:
         """The number of pictures and of groups as text."""
-        groups = f" in {plural(self.n, 'group')}" if self.grouped else ""
+        groups = f" in {format_count(self.n, 'group')}" if self.grouped else ""
         return f"{self.n_pictures or self.n:,}{groups}"
 
     @property
@@ -162,15 +161,15 @@ def audit_verdict(
     not_looked_for: Collection[str] = (),
 ) -> str:
     """Return the audit in one sentence: the number of pictures, and the findings that a person has to decide about."""
-    size = f"{plural(n, 'picture')} in {plural(n_classes, 'class', 'classes')}"
+    size = f"{format_count(n, 'picture')} in {format_count(n_classes, 'class', 'classes')}"
     needs = [section.check.format_count(section.n) for section in sections if section.needs_person]
     if not needs:
         rest = "no finding needs attention" if sections else "no problem was found"
-        rest += f", but {plural(len(not_looked_for), 'check')} skipped." if not_looked_for else "."
+        rest += f", but {format_count(len(not_looked_for), 'check')} skipped." if not_looked_for else "."
         return f"{size}; {rest}"
     listed = needs[:3] + ([f"{len(needs) - 3} more"] if len(needs) > 3 else [])
     words = ", ".join(listed[:-1]) + (" and " if listed[1:] else "") + listed[-1]
-    return f"{size}; {plural(len(needs), 'check needs', 'checks need')} attention: {words}."
+    return f"{size}; {format_count(len(needs), 'check needs', 'checks need')} attention: {words}."
 
 
 def _left_out_findings(pictures: pl.DataFrame, findings: pl.DataFrame) -> pl.DataFrame:
@@ -260,7 +259,7 @@ def _figures(
         f"The largest is {sizes[-1] / sizes[0]:.1f} times the smallest." if sizes else "No class has a usable picture."
     )
     left_out = pictures.height - usable.height
-    counted = f"In {plural(groups, 'group')}; one picture of each is not counted." if groups else "No duplicates."
+    counted = f"In {format_count(groups, 'group')}; one picture of each is not counted." if groups else "No duplicates."
     suspects = (f"{n_of.get('suspect-label', 0):,}", "A cross-validated model predicts another class.")
     if label_issues is not None:
         suspects = (suspects[0], label_issues.describe())

@@ -56,8 +56,3 @@ def format_short_percent(fraction: float) -> str:
 def format_signed_points(fraction: float) -> str:
     """Return a difference of rates in percentage points, with its sign: `+3.2 points`."""
     return f"{100 * fraction:+.1f} points"
-
-
-def plural(n: int, singular: str, many: str = "") -> str:
-    """Return a count with its noun: `1 picture`, `2 classes`."""
-    return f"{n:,} {singular if n == 1 else many or singular + 's'}"

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from bestiary.array_types import Ints
-from bestiary.report.format import format_interval, format_metric, plural
+from bestiary.report.format import format_interval, format_metric
 from bestiary.report.run_summary import RunSummary
 from bestiary.stats import holm, wilson_interval
+from bestiary.text import format_count
 
 EXACT_BELOW = 100  # test pictures; "times in 100" claims more than fewer can show
 MIN_CONFUSIONS = 3  # of two classes, both ways added up; fewer may be chance
@@ -102,7 +103,7 @@ def list_label_facts(summary: RunSummary) -> list[Fact]:
     if issues is not None:
         return [Fact("Wrong labels", issues.describe())]
     if n:
-        return [Fact("Wrong labels", f"{plural(n, 'label')} {'is' if n == 1 else 'are'} suspect.")]
+        return [Fact("Wrong labels", f"{format_count(n, 'label')} {'is' if n == 1 else 'are'} suspect.")]
     if summary.label_check is None:
         return []
     if summary.label_check:
@@ -137,7 +138,7 @@ def _describe_confusions(labels: list[str], counts: Ints, wrong: Ints, is_partia
         return f"none; no two classes are confused more than {times}{apart}." if most else f"none{apart}."
     tied = sorted(np.argwhere(both == most).tolist(), key=lambda pair: (totals[pair[0]] + totals[pair[1]], pair))
     named = [_describe_pair(labels, totals, wrong, *pair) for pair in tied[:MAX_TIED]]
-    more = [f"{plural(len(tied) - MAX_TIED, 'more pair')} as often"] if len(tied) > MAX_TIED else []
+    more = [f"{format_count(len(tied) - MAX_TIED, 'more pair')} as often"] if len(tied) > MAX_TIED else []
     return f"{'; equally often '.join(named)}{''.join(f'; {text}' for text in more)}{apart}."
 
 

@@ -12,10 +12,9 @@ from markupsafe import Markup
 from bestiary.evaluation.comparison import COMPARED, LOWER_IS_BETTER, NO_DIFFERENCE
 from bestiary.files import write_text
 from bestiary.report.comparison_page import NAMES, print_text_table
-from bestiary.report.format import plural
 from bestiary.report.render import render_page
 from bestiary.study.plots import differences_plot, scores_plot, seconds_plot
-from bestiary.text import format_duration
+from bestiary.text import format_count, format_duration
 from bestiary.version import __version__
 
 METRIC = "macro_f1"  # decides which recipe is better
@@ -126,7 +125,7 @@ def describe_method(results: Mapping[str, Any]) -> str:
         if seeds > 1
         else ". There is one seed: the variance between splits and training runs is not included."
     )
-    corrected = plural(len(results["differences"]), "difference")
+    corrected = format_count(len(results["differences"]), "difference")
     return (
         f"{pictures}{over} p values are corrected for {corrected} (Holm). ±: standard"
         " deviation over seeds. The highest of several means is biased upwards (selection bias)."

@@ -11,13 +11,13 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, distributed, nn
 
 from bestiary.errors import RecipeError
-from bestiary.machine import world_size
+from bestiary.machine import TrainDevice, world_size
 
 PROCESS_GROUP_TIMEOUT = timedelta(days=1)  # the workers wait while rank 0 audits the pictures
 
@@ -94,17 +94,29 @@ class ProcessGroup:
 SINGLE_PROCESS = ProcessGroup()
 
 
-def init_process_group(message: dict[str, Any] | None = None) -> tuple[ProcessGroup, dict[str, Any]]:
+def choose_backend(device: TrainDevice) -> Literal["nccl", "gloo"]:
+    """Return what processes that train on a device exchange tensors by: NCCL has those of CUDA only, gloo the others.
+
+    device: as requested; "auto" trains on CUDA where there is a card.
+    """
+    return "nccl" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "gloo"
+
+
+def init_process_group(
+    message: dict[str, Any] | None = None, device: TrainDevice = "auto"
+) -> tuple[ProcessGroup, dict[str, Any]]:
     """Return the process group of the environment (RANK, WORLD_SIZE: see torchrun), and the message of rank 0.
 
-    The first call joins the group; `message` is broadcast by rank 0.
+    The first call joins the group; `message` is broadcast by rank 0. device: that the processes train on, the same in
+    all of them.
     """
     if world_size() == 1:
         return SINGLE_PROCESS, message or {}
     if not distributed.is_initialized():
-        if torch.cuda.is_available():
+        backend = choose_backend(device)
+        if backend == "nccl":
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=PROCESS_GROUP_TIMEOUT)
+        distributed.init_process_group(backend, timeout=PROCESS_GROUP_TIMEOUT)
         messages = [message]
         distributed.broadcast_object_list(messages, src=0)
         message = messages[0]

@@ -35,7 +35,8 @@ def run_fit(task: TrainingTask, job: FitJob) -> loop.FitResult:
     if task.context.remote_fit is not None:
         remote: loop.FitResult = task.context.remote_fit(task, job, resume)
         return remote
-    init_process_group({"run": str(task.run), "method": task.recipe.model.method, "resume": resume})
+    message = {"run": str(task.run), "method": task.recipe.model.method, "resume": resume}
+    init_process_group(message, task.recipe.train.device)
     result = fit_in_group(task, job, resume=resume)
     destroy_process_group()
     return result

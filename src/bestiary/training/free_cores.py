@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from bestiary.context import Context
 from bestiary.machine import world_size
+from bestiary.text import format_count
 
 MEASURE_SECONDS, CONFIRM_SECONDS = 0.5, 2.0
 RECHECK_SECONDS = 10.0  # while training goes on
@@ -49,9 +50,10 @@ def measure_training_threads(context: Context, sleep: Callable[[float], None] = 
     """Return the number of training threads for the present load, and that load; `context.threads` at most.
 
     It takes half a second; where the load is high, two more, so that a short peak does not decide about a whole run.
-    Where the number of threads was requested, or processes share the cores, it is that number.
+    Where the number of threads was requested, or processes share the cores, it is that number; also where workers of a
+    cluster train, which have threads of their own, and may be among the other programs of this computer.
     """
-    if not context.has_automatic_threads or world_size() > 1:
+    if not context.has_automatic_threads or world_size() > 1 or context.remote_fit is not None:
         return context.training_threads, 0.0
     meter = LoadMeter()
     sleep(MEASURE_SECONDS)
@@ -91,8 +93,8 @@ def describe_load(load: float, cores: int, threads: int) -> str:
     >>> describe_load(1.02, 2, 1)
     'Other programs use 1.0 of 2 cores: training with 1 thread. Set --threads for a fixed number.'
     """
-    words = f"{threads} thread{'s' * (threads > 1)}"
-    return f"Other programs use {load:.1f} of {cores} cores: training with {words}. Set --threads for a fixed number."
+    words = f"{load:.1f} of {format_count(cores, 'core')}: training with {format_count(threads, 'thread')}"
+    return f"Other programs use {words}. Set --threads for a fixed number."
 
 
 def _read_counters() -> Counters:

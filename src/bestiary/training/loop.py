@@ -29,6 +29,7 @@ from bestiary.machine import TrainDevice, disable_malloc_trim
 from bestiary.models.networks import Network
 from bestiary.progress import Reporter, SilentReporter
 from bestiary.recipe_sections import AugmentConfig
+from bestiary.text import format_count
 from bestiary.training.balance import class_weights, logit_adjustment, sample_epoch_order
 from bestiary.training.checkpoint import copy_weights, load_checkpoint, save_checkpoint
 from bestiary.training.device import autocast, choose_device, choose_precision, seed_for_step, to_device
@@ -151,7 +152,9 @@ def fit(
         )
     if process_group.is_main_process:
         write_text(log, "".join(json.dumps(record) + "\n" for record in history))
-    reporter.info(f"Training on {device.type} in {precision} with {settings.threads} threads{process_group}.")
+    reporter.info(
+        f"Training on {device.type} in {precision} with {format_count(settings.threads, 'thread')}{process_group}."
+    )
 
     def save() -> None:
         state: dict[str, Any] = {

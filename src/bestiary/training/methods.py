@@ -13,7 +13,7 @@ from bestiary.batches.channel_stats import ChannelStats, channel_statistics
 from bestiary.batches.loader import Read
 from bestiary.batches.pixel_cache import fill_pixel_cache, pixel_cache
 from bestiary.context import Context
-from bestiary.machine import disable_malloc_trim, trim_memory
+from bestiary.machine import TrainDevice, disable_malloc_trim, trim_memory
 from bestiary.models.backbones import is_bundled, timm_name
 from bestiary.models.engine import OnnxRuntimeEngine, run_batch
 from bestiary.models.head import Head
@@ -252,9 +252,12 @@ def _make_reader(store: ArrayCache, split_data: SplitData) -> Read:
     return lambda positions: store.read([split_data.keys[position] for position in positions])
 
 
-def run_worker(*, threads: int | None = None) -> None:
-    """Run as a torchrun worker (rank > 0): take part in training only; rank 0 reads, writes and reports."""
+def run_worker(device: TrainDevice, *, threads: int | None = None) -> None:
+    """Run as a torchrun worker (rank > 0): take part in training only; rank 0 reads, writes and reports.
+
+    device: of the recipe.
+    """
     from bestiary.training.distributed import init_process_group
 
-    _, message = init_process_group()
+    _, message = init_process_group(device=device)
     TRAINERS[message["method"]](load_task(Path(message["run"]), Context.create(threads), resume=message["resume"]))

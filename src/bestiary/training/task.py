@@ -21,10 +21,10 @@ from bestiary.costs import check_cost_labels
 from bestiary.data.deep_ranges import collection_rules
 from bestiary.errors import RunError
 from bestiary.models.backbone import Backbone
-from bestiary.models.backbones import recipe_backbone, uses_features
+from bestiary.models.backbones import recipe_backbone, teacher_backbone, uses_features
 from bestiary.models.engine import EngineChoice, Precision
 from bestiary.models.engine_choice import explain_impossible
-from bestiary.models.features import FeatureCache, FeatureView, split_precisions
+from bestiary.models.features import FeatureCache, FeatureView, split_precisions, training_feature_cache
 from bestiary.models.head import Head
 from bestiary.models.ood import PrincipalSubspace
 from bestiary.preprocess import Preprocessing
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     import onnx
 
 WEIGHTS_KEY = "weights of the backbone"
+FEATURES_KEY, TEACHER_KEY = "features", "features of the teacher"  # in environment.json
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,21 @@ class TrainingTask:
             cache.fill(pictures.paths, pictures.keys)
         return cache
 
+    def teacher_cache(self) -> FeatureCache | None:
+        """Return the cache of the features that a network learns beside the classes; None without a teacher."""
+        if (teacher := teacher_backbone(self.recipe)) is None:
+            return None
+        return training_feature_cache(teacher, replace(self.preprocess, size=teacher.facts.size), self.context)
+
+    def choose_features(self) -> FeaturesConfig:
+        """Return the settings of features with the engine and precision that this computer computes them by.
+
+        Other processes of the job take them, so that all have the same features; those of the context without any.
+        Raises as `choose_engine` does.
+        """
+        cache = self.feature_cache("float32") if self.uses_features else self.teacher_cache()
+        return self.context.features if cache is None else FeaturesConfig(**asdict(cache.engine_choice))
+
     def split(self, split: str) -> SplitData:
         """Return the pictures of one split."""
         rows = self.pictures.filter(pl.col("split") == split)
@@ -151,8 +167,9 @@ class TrainedModel:
 
 def load_task(run: Path, context: Context, *, resume: bool = False) -> TrainingTask:
     """Return the task that a run folder describes. Raises as `load_resolved_recipe` and `read_pictures` do."""
-    context = replace(context, features=recorded_features(run))
-    return make_task(run, load_resolved_recipe(run), read_pictures(run), context, resume=resume)
+    recipe = load_resolved_recipe(run)
+    context = replace(context, features=recorded_features(run, _features_key(recipe)))
+    return make_task(run, recipe, read_pictures(run), context, resume=resume)
 
 
 def record_engine(task: TrainingTask) -> TrainingTask:
@@ -161,20 +178,26 @@ def record_engine(task: TrainingTask) -> TrainingTask:
     A resumed run then computes the same features, even if another engine has become the fastest since. Raises RunError
     if this computer cannot compute what the run has recorded.
     """
-    if not task.uses_features:
+    if not task.uses_features and teacher_backbone(task.recipe) is None:
         return task
-    _check_same_weights(task)
-    recorded = task.context.features
-    if "features" in read_environment(task.run) and (reason := explain_impossible(recorded)):
+    if task.uses_features:
+        _check_same_weights(task)
+    recorded, key = task.context.features, _features_key(task.recipe)
+    if key in read_environment(task.run) and (reason := explain_impossible(recorded)):
         recipe = shlex.quote(str(task.run / "asked.toml"))
         raise RunError(
             f"The features of {task.run} were computed with {recorded.engine} in {recorded.precision} on"
             f" {recorded.device}, which this computer cannot do: {reason}. Resume it on a computer like the first, or"
             f" train again with its recipe: bestiary train PICTURES --recipe {recipe}"
         )
-    features = FeaturesConfig(**asdict(task.engine_choice))
-    record_features(task.run, features)
+    features = task.choose_features()
+    record_features(task.run, features, key)
     return replace(task, context=replace(task.context, features=features))
+
+
+def _features_key(recipe: ResolvedRecipe) -> str:
+    """Return the name by which a run records its features: those of the label check may be other ones of a teacher."""
+    return FEATURES_KEY if teacher_backbone(recipe) is None else TEACHER_KEY
 
 
 def _check_same_weights(task: TrainingTask) -> None:

@@ -23,7 +23,7 @@ from bestiary.machine import disable_malloc_trim, world_size
 from bestiary.progress import Reporter
 from bestiary.recipe import Recipe
 from bestiary.table import SPLITS
-from bestiary.text import format_duration
+from bestiary.text import format_count, format_duration
 from bestiary.training.backbone_choice import settle_single_backbone
 from bestiary.training.budget import usable_seconds
 from bestiary.training.quick_estimate import budget_check
@@ -184,14 +184,14 @@ def _describe_search(search: SearchContext) -> str:
     """Return a sentence on what the search will do."""
     plan, splits = search.plan, search.pictures["split"].to_list()
     train, val, test = (splits.count(split) for split in SPLITS)
-    validation = f"{plan.folds} inner folds" if plan.folds else f"{val:,} validation pictures"
-    trials = f"{search.max_trials} trials" if search.max_trials is not None else "Trials"
+    validation = f"{plan.folds} inner folds" if plan.folds else format_count(val, "validation picture")
+    trials = format_count(search.max_trials, "trial") if search.max_trials is not None else "Trials"
     if plan.epochs is not None:
-        trials += f" of up to {plan.epochs} epochs"
+        trials += f" of up to {format_count(plan.epochs, 'epoch')}"
     if search.deadlines.search < math.inf:
         longer = f", trained for {plan.final_epochs}" if plan.final_epochs != plan.epochs else ""
         trials += f" within {format_duration(search.deadlines.room())}, then the winner{longer}"
     return (
-        f"{train:,} training pictures, {validation}, {test:,} test pictures for the winner only. {trials}, over"
-        f" {format_space(plan.space)}."
+        f"{format_count(train, 'training picture')}, {validation}, {format_count(test, 'test picture')} for the winner"
+        f" only. {trials}, over {format_space(plan.space)}."
     )

@@ -21,7 +21,7 @@ from bestiary.data.formats.label_table import LabelFormat, LabelTable, ReadOptio
 from bestiary.data.formats.row_frame import BOX_COLUMNS, check_unique, choose_columns, split_rows
 from bestiary.data.formats.text_columns import read_text_columns
 from bestiary.errors import SourceError
-from bestiary.text import format_names
+from bestiary.text import format_count, format_names
 
 PACKAGE = "datapackage.json"
 RESOURCES = ("deployments", "media", "observations")
@@ -235,8 +235,10 @@ def _describe_rows(rows: pl.DataFrame) -> list[str]:
         notes.append(f"{twice:,} observations of events were left out: the pictures of the event have their own.")
     without = rows.filter(pl.col("reason") == EVENT_WITHOUT_PICTURES).height
     if without:
-        notes.append(f"{without:,} observations are of events without pictures.")
+        notes.append(f"{format_count(without, 'observation is', 'observations are')} of events without pictures.")
     spread = rows.filter(pl.col("reason").is_null() & (pl.col("level") == "event")).height
     if spread:
-        notes.append(f"{spread:,} labels are of a whole event: single pictures of it may be empty.")
+        notes.append(
+            f"{format_count(spread, 'label is', 'labels are')} of a whole event: single pictures of it may be empty."
+        )
     return notes

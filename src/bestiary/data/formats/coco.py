@@ -24,7 +24,7 @@ from bestiary.data.formats.row_frame import (
     split_rows,
 )
 from bestiary.errors import SourceError
-from bestiary.text import format_names
+from bestiary.text import format_count, format_names
 
 ARRAYS = ("images", "annotations", "categories")
 CORRUPT, WITHOUT_ANNOTATION = "marked as corrupt", "picture without an annotation"
@@ -156,8 +156,8 @@ def _describe_rows(rows: pl.DataFrame) -> list[str]:
     of_sequence = rows.filter(pl.col("of_sequence"))
     if of_sequence.height:
         notes.append(
-            f"{of_sequence.height:,} labels are of a whole sequence (sequence_level_annotation): single pictures of it"
-            " may be empty."
+            f"{format_count(of_sequence.height, 'label is', 'labels are')} of a whole sequence"
+            " (sequence_level_annotation): single pictures of it may be empty."
         )
     for reason, column in ((PICTURE_MISSING, "image"), (CATEGORY_MISSING, "category")):
         missing = rows.filter(pl.col("reason") == reason)[column].unique(maintain_order=True).drop_nulls().to_list()

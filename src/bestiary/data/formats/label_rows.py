@@ -17,7 +17,7 @@ from bestiary.data.formats.megadetector import IS_VIDEO, VIDEO_SUFFIXES
 from bestiary.data.formats.special_labels import left_out_reason, special_family
 from bestiary.data.notices import LEFT_OUT_ROWS, SOURCE_FORMAT, SourceNotice
 from bestiary.errors import SourceError
-from bestiary.text import format_names
+from bestiary.text import format_count, format_names
 
 SEVERAL_LABELS, NOT_THERE, LISTED_TWICE = "with several labels", "not in the folder", "listed twice"
 NO_AREA, OUTSIDE, BROKEN = "box without area", "box outside the picture", "box is not four numbers"
@@ -182,12 +182,14 @@ def _location_notes(located: LocatedPictures, base: Path) -> list[str]:
     notes = []
     if located.dropped:
         notes.append(
-            f"{located.dropped:,} pictures are in {base.absolute()} without the leading folders that their paths have."
+            f"{format_count(located.dropped, 'picture is', 'pictures are')} in {base.absolute()} without the leading"
+            " folders that their paths have."
         )
     if located.elsewhere:
         notes.append(
-            f"{located.elsewhere:,} pictures are not where their paths say; they were found in {base.absolute()} by"
-            f" the end of their paths: {located.example}. --pictures names the folder of the pictures."
+            f"{format_count(located.elsewhere, 'picture is', 'pictures are')} not where their paths say; they were"
+            f" found in {base.absolute()} by the end of their paths: {located.example}. --pictures names the folder of"
+            " the pictures."
         )
     return notes
 

@@ -14,6 +14,7 @@ from bestiary.data.formats.row_frame import choose_columns, split_rows
 from bestiary.data.formats.taxonomy import COMMON_NAME, RANKS, scientific_name
 from bestiary.data.formats.text_columns import read_header, read_text_columns
 from bestiary.errors import SourceError
+from bestiary.text import format_count
 
 IMAGE_COLUMNS = ("project_id", "deployment_id", "image_id", "filename", "location", COMMON_NAME, "timestamp")
 OPTIONAL_COLUMNS = (*RANKS, "is_blank", "sequence_id", "placename")
@@ -47,7 +48,8 @@ def read_wildlife_insights(path: Path, options: ReadOptions) -> LabelTable:
     without_deployment = rows.filter(pl.col("deployment_placename").is_null()).height
     if without_deployment:
         notes.append(
-            f"{without_deployment:,} rows have no placename in deployments*.csv: their site is the deployment."
+            f"{format_count(without_deployment, 'row has', 'rows have')} no placename in deployments*.csv: their site"
+            " is the deployment."
         )
     is_blank = pl.col("is_blank").str.to_lowercase().is_in(_TRUE).fill_null(False)
     has_taxon = pl.any_horizontal(pl.col(rank).is_not_null() for rank in RANKS)

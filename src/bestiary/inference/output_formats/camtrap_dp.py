@@ -35,7 +35,7 @@ from bestiary.inference.predictor import Prediction
 from bestiary.orientation import read_exif
 from bestiary.picture import open_image, read_bytes
 from bestiary.special_labels import Family, special_family
-from bestiary.text import format_names
+from bestiary.text import format_count, format_names
 
 OBSERVATIONS = "observations.csv"
 OBSERVATION_TYPES: dict[Family | None, str] = {
@@ -91,8 +91,9 @@ def write_camtrap_dp(predictions: Iterable[Prediction], path: Path, conversion: 
     if not unnamed:
         return []
     return [
-        f"{sum(unnamed.values()):,} observations have no scientificName, since {package.folder / DESCRIPTOR} has none"
-        f" for {format_names(sorted(unnamed), MAX_PICTURES)}: their label is in observationTags."
+        f"{format_count(sum(unnamed.values()), 'observation has', 'observations have')} no scientificName, since"
+        f" {package.folder / DESCRIPTOR} has none for {format_names(sorted(unnamed), MAX_PICTURES)}: their label"
+        " is in observationTags."
     ]
 
 
@@ -132,7 +133,7 @@ def _write_tables(
             observations.writerow([row.get(column, "") for column in OBSERVATION_COLUMNS])
     if unplaced:
         raise UserError(
-            f"{len(unplaced):,} pictures cannot be written into a Camtrap DP:"
+            f"{format_count(len(unplaced), 'picture')} cannot be written into a Camtrap DP:"
             f" {format_names(unplaced, MAX_PICTURES)}. Complete {package.folder}, then go on with --resume: the"
             " predictions are kept."
         )

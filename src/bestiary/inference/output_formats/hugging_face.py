@@ -13,7 +13,7 @@ from bestiary.files import atomic_path
 from bestiary.inference import writers
 from bestiary.inference.output_formats.conversion import Conversion, decimal, dump_json
 from bestiary.inference.predictor import Prediction
-from bestiary.text import printable
+from bestiary.text import format_count, printable
 
 FILE_NAMES = ("metadata.jsonl", "metadata.csv")  # that `imagefolder` looks for
 COLUMNS = ("file_name", "label", "probability", "unknown", "familiarity", "error")
@@ -46,7 +46,8 @@ def write_hugging_face(predictions: Iterable[Prediction], path: Path, conversion
                 out.write(dump_json(values) + "\n")
     if not outside:
         return []
-    return [f"{outside:,} pictures lie outside {path.parent}: imagefolder cannot load them. Write {path.name} there."]
+    subject = format_count(outside, "picture lies", "pictures lie")
+    return [f"{subject} outside {path.parent}: imagefolder cannot load them. Write {path.name} there."]
 
 
 def _values(prediction: Prediction, folder: Path, conversion: Conversion) -> dict[str, Any]:
