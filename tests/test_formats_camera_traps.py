@@ -685,7 +685,7 @@ def test_camtrap_dp_refuses(tmp_path: Path) -> None:
     ])  # fmt: skip
     write_package(tmp_path, media, observations)
     (tmp_path / "media.csv").unlink()
-    with pytest.raises(SourceError, match=r"media\.csv cannot be read"):
+    with pytest.raises(SourceError, match=r"the table media lies at 'media\.csv', where there is no file"):
         camtrap_dp.read_camtrap_dp(tmp_path, OPTIONS)
     resources = [{"name": "media", "path": "../media.csv"}]
     for value, message in (
@@ -702,6 +702,16 @@ def test_camtrap_dp_refuses(tmp_path: Path) -> None:
             camtrap_dp.read_camtrap_dp(tmp_path, OPTIONS)
     (tmp_path / "datapackage.json").write_text('{"profile": "camtrap-dp', encoding="utf-8")
     with pytest.raises(SourceError, match="cannot be read"):
+        camtrap_dp.read_camtrap_dp(tmp_path, OPTIONS)
+
+
+@pytest.mark.parametrize("place", [".", "a\0b.csv", "x" * 300, "\ud800.csv"])
+def test_tables_of_a_package_that_lie_at_no_file(tmp_path: Path, place: str) -> None:
+    write_package(tmp_path, [picture("m0", "2020")], [observation("o")])
+    package = json.loads((tmp_path / "datapackage.json").read_text())
+    package["resources"][2]["path"] = place
+    write_json(tmp_path, package, "datapackage.json")
+    with pytest.raises(SourceError, match="the table observations lies at .*, where there is no file"):
         camtrap_dp.read_camtrap_dp(tmp_path, OPTIONS)
 
 

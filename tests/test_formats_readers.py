@@ -444,3 +444,123 @@ def test_a_plain_folder_of_classes_is_of_no_format(tmp_path: Path) -> None:
         (tmp_path / name).write_text("path,label\nfox/1.jpg,wolf\n")
     assert recognise_format(tmp_path, ReadOptions()) is None
     assert recognise_format(tmp_path / "fox" / "1.jpg", ReadOptions()) is None
+
+
+# ---- Damaged and unusual files, as the fuzzer of `scripts/fuzz` writes them -----------------------------------------
+
+FULL_TASK = task("a.jpg", [choice("fox"), rectangle("owl", 10, 20, 30, 40)])
+
+
+def changed_task(*keys: str | int, value: Any) -> dict[str, Any]:
+    """A copy of a task with another value at that place."""
+    copy = json.loads(json.dumps(FULL_TASK))
+    holder: Any = copy
+    for key in keys[:-1]:
+        holder = holder[key]
+    holder[keys[-1]] = value
+    return dict(copy)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (changed_task("annotations", value=7), r'"annotations" is 7, not a list'),
+        (changed_task("annotations", value={"result": []}), '"annotations" is .*, not a list'),
+        (changed_task("annotations", 0, value="x"), "'str' object"),
+        (changed_task("annotations", 0, "result", value="fox"), "\"result\" is 'fox', not a list"),
+        (changed_task("annotations", 0, "result", 0, value=[]), "'list' object"),
+        (changed_task("annotations", 0, "result", 0, "value", value=1.5), '"value" is 1.5, not a JSON object'),
+        (changed_task("annotations", 0, "result", 0, "value", "choices", value="fox"), '"choices" is .*, not a list'),
+        (changed_task("data", value="a.jpg"), "\"data\" is 'a.jpg', not a JSON object"),
+        ({"image": "a.jpg", "annotation_id": 1, "choice": {"choices": "fox"}}, '"choices" is .*, not a list'),
+    ],
+)
+def test_an_export_of_label_studio_of_another_structure_names_the_task(
+    tmp_path: Path, wrong: dict[str, Any], message: str
+) -> None:
+    source = exported(tmp_path, task("b.jpg", [choice("fox")]), wrong)
+    with pytest.raises(SourceError, match=rf"task 2: .*{message}.*export again"):
+        listed(source, format_name="label-studio")
+
+
+@pytest.mark.parametrize("number", [10**400, "wide", None])
+def test_a_rectangle_of_label_studio_without_usable_numbers_is_refused(tmp_path: Path, number: Any) -> None:
+    wrong = changed_task("annotations", 0, "result", 1, "value", "width", value=number)
+    with pytest.raises(SourceError, match="no numbers x, y, width and height"):
+        boxed(exported(tmp_path, wrong))
+
+
+def test_a_blank_answer_is_no_class(tmp_path: Path) -> None:
+    source = exported(tmp_path, task("a.jpg", [choice("\n")]), task("b.jpg", [choice("fox", " ")]))
+    listing = listed(source)
+    assert labels(listing) == {"b.jpg": "fox"}
+    assert dict(listing.skipped) == {"without a label": 2}
+    members = {"1.jpg": "x", "1.json": '{"species": " "}', "2.jpg": "x", "2.json": '{"species": "owl"}'}
+    listing = listed(shard(tmp_path / "a-000.tar", members))
+    assert labels(listing) == {"2.jpg": "owl"}
+    assert dict(listing.skipped) == {"without a label": 1}
+
+
+def test_a_lone_surrogate_of_json_is_written_out(tmp_path: Path) -> None:
+    assert labels(listed(exported(tmp_path, task("a.jpg", [choice("fox \ud800")])))) == {"a.jpg": "fox \\ud800"}
+
+
+@pytest.mark.parametrize("nested", ["[" * 100_000, '{"a":' * 100_000])
+def test_json_that_is_nested_too_deeply_is_an_error_and_a_cell_of_it_is_text(tmp_path: Path, nested: str) -> None:
+    planted(tmp_path, "a.jpg")
+    members = {"1.jpg": "x", "1.json": nested}
+    with pytest.raises(SourceError, match="sample 1: the .json cannot be read"):
+        listed(shard(tmp_path / "a-000.tar", members))
+    (tmp_path / "table.jsonl").write_text(nested)
+    with pytest.raises(SourceError, match=r"table\.jsonl, line 1: no JSON"):
+        listed(tmp_path / "table.jsonl")
+    own = {"annotator": "1", "annotation_id": "2", "lead_time": "3"}
+    pl.DataFrame({"image": ["a.jpg"], "label": [nested], **own}).write_csv(tmp_path / "export.csv")
+    assert labels(listed(tmp_path / "export.csv")) == {"a.jpg": nested}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("classes.txt", b"fox\n\xed\xa0\x80\n"), ("classes.json", b'["\xed\xa0\x80"]'), ("classes.json", b"[" * 100_000)],
+)
+def test_class_names_of_shards_that_cannot_be_read(tmp_path: Path, name: str, content: bytes) -> None:
+    shard(tmp_path / "a-000.tar", {"1.jpg": "x", "1.cls": "0"})
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(SourceError, match=rf"{name} cannot be read as .*Expected class names"):
+        listed(tmp_path)
+
+
+def test_a_sample_whose_name_is_no_text_is_left_out_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "a-000.tar"
+    with tarfile.open(path, "w", errors="surrogateescape") as tar:
+        for name, text in (("1.jpg", "x"), ("1.cls", "fox"), ("\udce9.jpg", "x"), ("\udce9.cls", "owl")):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(text)
+            tar.addfile(entry, io.BytesIO(text.encode()))
+    listing = listed(path)
+    assert labels(listing) == {"1.jpg": "fox"}
+    assert dict(listing.skipped) == {"name is not valid Unicode": 1}
+    assert "a-000.tar/\\udce9.jpg" in messages(listing)
+
+
+def test_a_class_of_roboflow_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    planted(tmp_path, "a.jpg")
+    (tmp_path / "_classes.csv").write_text("filename, fox, fox\na.jpg, 1, 0\n")
+    with pytest.raises(SourceError, match=r"_classes\.csv has 2 columns “fox”"):
+        listed(tmp_path)
+
+
+@pytest.mark.parametrize(("width", "height"), [(1e308, 80), (100, 10**30)])
+def test_a_size_that_no_picture_has_is_none(tmp_path: Path, width: float, height: float) -> None:
+    planted(tmp_path, "a.jpg")
+    coco = {
+        "images": [{"id": 0, "file_name": "a.jpg", "width": width, "height": height}],
+        "annotations": [{"id": 0, "image_id": 0, "category_id": 1, "bbox": [5, 6, 40, 50]}],
+        "categories": [{"id": 1, "name": "fox"}],
+    }
+    (tmp_path / "coco.json").write_text(json.dumps(coco))
+    assert [p.box for p in boxed(tmp_path / "coco.json").pictures] == [Box(5, 6, 40, 50, "pixels")]
+    box = '<box label="fox" xtl="5" ytl="6" xbr="45" ybr="56"/>'
+    image = f'<image name="a.jpg" width="{int(width)}" height="{int(height)}">{box}</image>'
+    (tmp_path / "annotations.xml").write_text(f"<annotations><meta></meta>{image}</annotations>")
+    assert [p.box for p in boxed(tmp_path / "annotations.xml").pictures] == [Box(5, 6, 40, 50, "pixels")]

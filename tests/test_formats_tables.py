@@ -358,3 +358,33 @@ def test_columns_that_are_not_used_come_with_the_roles_that_are_free(folder: Pat
     named = messages(listed(folder / "t.csv", columns="site=Camera"))
     assert "group=COLUMN" in named
     assert "site=COLUMN" not in named
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp1252", "utf-16"])
+def test_lines_may_end_in_carriage_returns_alone(folder: Path, encoding: str) -> None:
+    """As Excel for Mac writes "CSV (Macintosh)"."""
+    names = sorted(path.name for path in folder.iterdir() if path.suffix == ".jpg")[:2]
+    text = "\r".join(["path,label", f"{names[0]},Gämse", f"{names[1]},fox", ""])
+    (folder / "mac.csv").write_bytes(text.encode(encoding))
+    assert labels(listed(folder / "mac.csv")) == {names[0]: "Gämse", names[1]: "fox"}
+
+
+def test_a_carriage_return_inside_a_header_is_no_bug(folder: Path) -> None:
+    (folder / "odd.csv").write_bytes(b"path,la\rbel\nx.jpg,fox\n")
+    with pytest.raises(SourceError, match=r"odd\.csv"):
+        listed(folder / "odd.csv")
+
+
+@pytest.mark.parametrize("columns", [{"path": ["a.jpg"], "label": ["fox"]}, {"file": ["a.jpg"], "species": ["fox"]}])
+def test_a_parquet_over_which_polars_panics_is_damaged(
+    folder: Path, columns: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pl.DataFrame(columns).write_parquet(folder / "t.parquet")
+
+    def panic(*_arguments: object, **_options: object) -> None:
+        raise pl.exceptions.PanicException("assertion failed: offset + length <= self.length")
+
+    for name in ("read_parquet", "read_parquet_schema"):
+        monkeypatch.setattr(pl, name, panic)
+        with pytest.raises(SourceError, match=r"t\.parquet cannot be read: it is damaged"):
+            listed(folder / "t.parquet")

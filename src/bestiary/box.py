@@ -19,6 +19,7 @@ BOX_UNITS: tuple[BoxUnit, ...] = ("fraction", "pixels")
 BOX_FIELDS = ("box_left", "box_top", "box_width", "box_height", "box_unit", "box_confidence")
 BOX_PICTURE_SIZE = "box_picture_size"  # in JSON lines, of a box whose source names the size of the picture
 MARGIN_FRACTION = 0.1  # of the longer side of the box, added at each side
+MAX_SIDE = 2**31  # pixels of a picture whose size a source names; what is larger is no size
 MIN_SIDE = 32  # pixels of a region, if the picture has as many
 TOLERANCE = 0.02  # of the width or height, by which a box may reach beyond the picture: it is cut off there
 PIXELS_FROM = 2.0  # a fraction is at most 1, and hardly beyond with a rounding error

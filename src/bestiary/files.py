@@ -140,7 +140,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file of a run; raises RunError if the file is missing or damaged."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path} is missing or damaged: {error}.") from None
     if not isinstance(values, dict):
         raise RunError(f"{path} is damaged: it does not contain a JSON object.")

@@ -111,6 +111,8 @@ def _read_frame(source: Path) -> pl.DataFrame:
     try:
         is_csv = source.suffix.lower() == ".csv"
         return pl.read_csv(source, infer_schema=False, glob=False) if is_csv else pl.read_parquet(source, glob=False)
+    except pl.exceptions.PanicException:
+        raise SourceError(f"The table {source} cannot be read: it is damaged. Write it again.") from None
     except (pl.exceptions.PolarsError, OSError) as error:
         raise _unreadable_error(source, error) from None
 

@@ -8,6 +8,7 @@ Format: https://camtrap-dp.tdwg.org.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -183,6 +184,8 @@ def _resource_paths(path: Path, package: dict[str, Any]) -> dict[str, Path]:
         if not isinstance(relative, str) or "://" in relative or Path(relative).is_absolute() or ".." in relative:
             raise SourceError(f"{path}: the table {name} lies at {relative!r:.80}. Expected a path in the same folder.")
         tables[name] = path.parent / relative
+        if not os.path.isfile(tables[name]):  # noqa: PTH113 - Path.is_file raises for names that are too long
+            raise SourceError(f"{path}: the table {name} lies at {relative!r:.80}, where there is no file.")
     return tables
 
 

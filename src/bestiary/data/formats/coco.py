@@ -5,11 +5,11 @@ Format: megadetector/data_management/README.md of agentmorris/MegaDetector; http
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import polars as pl
 
+from bestiary.box import MAX_SIDE
 from bestiary.data.formats.json_items import iter_json_items, peek_json_keys, read_item
 from bestiary.data.formats.label_table import LabelFormat, LabelTable, ReadOptions
 from bestiary.data.formats.row_frame import (
@@ -115,8 +115,8 @@ def _read_image(image: dict[str, object]) -> list[Cell]:
         cell_text(image.get("location")),
         cell_text(image.get("seq_id")),
         cell_text(image.get("datetime")),  # not date_captured: exports write the time of the export there
-        float(width) if isinstance(width, int | float) and 1 <= width < math.inf else None,
-        float(height) if isinstance(height, int | float) and 1 <= height < math.inf else None,
+        float(width) if isinstance(width, int | float) and 1 <= width <= MAX_SIDE else None,
+        float(height) if isinstance(height, int | float) and 1 <= height <= MAX_SIDE else None,
         image.get("corrupt") is True,
     ]
 

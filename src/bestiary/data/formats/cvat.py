@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
-from bestiary.box import Box
+from bestiary.box import MAX_SIDE, Box
 from bestiary.data.formats.json_files import read_start
 from bestiary.data.formats.label_table import LabelFormat, LabelTable, ReadOptions
 from bestiary.data.formats.row_list import NO_LABEL, RowList
@@ -86,7 +86,8 @@ def _read_box(shape: ElementTree.Element, image: ElementTree.Element, path: Path
         sine, cosine = abs(math.sin(angle)), abs(math.cos(angle))
         width, height = width * cosine + height * sine, width * sine + height * cosine
         left, top = middle_x - width / 2, middle_y - height / 2
-    return Box(left, top, width, height, "pixels", (across, down) if across > 0 < down else None)
+    has_size = 0 < across <= MAX_SIDE >= down > 0
+    return Box(left, top, width, height, "pixels", (across, down) if has_size else None)
 
 
 FORMAT = LabelFormat("cvat", "a CVAT export", is_cvat, read_cvat)

@@ -10,7 +10,7 @@ import polars as pl
 
 from bestiary.data.folder_walk import is_skipped_folder, list_entries
 from bestiary.data.formats.label_table import LabelFormat, LabelTable, ReadOptions
-from bestiary.data.formats.table_file import TableFile, open_table, read_header
+from bestiary.data.formats.table_file import DAMAGE, TableFile, open_table, read_header
 from bestiary.data.formats.tables import convert_rows
 from bestiary.data.split import parse_split_name
 from bestiary.errors import SourceError
@@ -101,7 +101,7 @@ def _class_names(table: TableFile, column: str) -> list[str]:
     try:
         info = json.loads(pl.read_parquet_metadata(table.path).get("huggingface", "{}"))
         names = info["info"]["features"][column]["names"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, RecursionError, KeyError, TypeError, *DAMAGE):
         return []
     return [str(name) for name in names]
 

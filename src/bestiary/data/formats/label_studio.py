@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 from bestiary.box import Box
@@ -25,6 +25,7 @@ SKIPPED, UNUSED_KIND = "skipped by the annotator", "annotated with no choice or 
 OWN_COLUMNS = {"id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time", "agreement"}
 RECTANGLES = "rectanglelabels"
 _FULL = re.compile(r'"annotations"\s*:')
+Kind = TypeVar("Kind", list[Any], dict[str, Any])
 _SHORT = re.compile(r'"annotation_id"\s*:')
 
 
@@ -95,33 +96,40 @@ def _iter_tasks(source: Path) -> Iterator[LabelledTask]:
     content = load_json(source)
     if not isinstance(content, list) or not all(isinstance(task, dict) for task in content):
         raise SourceError(f"{source} is no export of Label Studio: expected a list of tasks.")
-    for task in content:
-        yield _read_full(task, source) if "annotations" in task or "completions" in task else _read_short(task, source)
+    for number, task in enumerate(content, start=1):
+        is_full = "annotations" in task or "completions" in task
+        try:
+            yield _read_full(task, source) if is_full else _read_short(task, source)
+        except (TypeError, AttributeError) as error:
+            raise SourceError(
+                f"{source}, task {number:,}: {error}. Expected an export of Label Studio: export again."
+            ) from None
 
 
 def _decode_cell(cell: str | None) -> Any:
     if cell and cell[0] in "[{":
         try:
             return json.loads(cell)
-        except ValueError:
+        except (ValueError, RecursionError):
             return cell
     return cell
 
 
 def _read_full(task: dict[str, Any], source: Path) -> LabelledTask:
     """Return a task of the full export; annotations that were cancelled are not used."""
-    annotations = task.get("annotations") or task.get("completions") or []
+    annotations = _require(task.get("annotations") or task.get("completions"), list, "annotations")
     done = [annotation for annotation in annotations if not annotation.get("was_cancelled")]
-    labelled = LabelledTask(task.get("data") or {}, is_skipped=bool(annotations) and not done)
+    data = _require(task.get("data"), dict, "data")
+    labelled = LabelledTask(data, is_skipped=bool(annotations) and not done)
     for annotation in done:
-        for result in annotation.get("result") or []:
-            value, kind = result.get("value") or {}, result.get("type")
+        for result in _require(annotation.get("result"), list, "result"):
+            value, kind = _require(result.get("value"), dict, "value"), result.get("type")
             answers = labelled.answers.setdefault(str(result.get("from_name")), [])
             if kind == "choices":
-                answers += [(_clean(label), None) for label in value.get("choices") or []]
+                answers += [(_clean(label), None) for label in _require(value.get("choices"), list, "choices")]
             elif kind == RECTANGLES:
                 box = _read_box(value | {key: result.get(key) for key in ("original_width", "original_height")}, source)
-                answers += [(_clean(label), box) for label in value.get(RECTANGLES) or []]
+                answers += [(_clean(label), box) for label in _require(value.get(RECTANGLES), list, RECTANGLES)]
             else:
                 labelled.has_unused = True
     return labelled
@@ -134,15 +142,26 @@ def _read_short(row: dict[str, Any], source: Path) -> LabelledTask:
         if name in OWN_COLUMNS or value is None or value == "":
             continue
         if isinstance(value, dict) and "choices" in value:
-            task.answers[name] = [(_clean(label), None) for label in value["choices"]]
+            task.answers[name] = [(_clean(label), None) for label in _require(value["choices"], list, "choices")]
         elif isinstance(value, list) and all(isinstance(item, dict) for item in value):
             boxes = [item for item in value if item.get(RECTANGLES)]
             task.has_unused = task.has_unused or len(boxes) < len(value)
             if boxes:
-                task.answers[name] = [(_clean(x), _read_box(b, source)) for b in boxes for x in b[RECTANGLES]]
+                task.answers[name] = [
+                    (_clean(label), _read_box(box, source))
+                    for box in boxes
+                    for label in _require(box[RECTANGLES], list, RECTANGLES)
+                ]
         elif isinstance(value, str | int | float):
             task.answers[name] = [(_clean(value), None)]
     return task
+
+
+def _require(value: Any, kind: type[Kind], name: str) -> Kind:
+    """Return a value of JSON, an empty one for null; raises TypeError for one of another kind."""
+    if value is not None and not isinstance(value, kind):
+        raise TypeError(f'"{name}" is {value!r:.60}, not a {"list" if kind is list else "JSON object"}')
+    return value or kind()
 
 
 def _clean(label: Any) -> str:
@@ -161,7 +180,7 @@ def _read_box(value: Mapping[str, Any], source: Path) -> Box:
             corners_x, corners_y = [*xs, xs[1] + xs[2]], [*ys, ys[1] + ys[2]]
             left, width = left + min(corners_x), max(corners_x) - min(corners_x)
             top, height = top + min(corners_y), max(corners_y) - min(corners_y)
-    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+    except (KeyError, TypeError, ValueError, ZeroDivisionError, OverflowError):
         raise SourceError(f"{source}: a rectangle has no numbers x, y, width and height in percent.") from None
     return Box(left / 100, top / 100, width / 100, height / 100)
 

@@ -8,6 +8,7 @@ such; only their groups come from here.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import polars as pl
@@ -67,6 +68,10 @@ def _read_classes(source: Path, tables: list[Path]) -> LabelTable:
     for path in tables:
         table = open_table(path)
         classes = table.columns[1:]
+        if twice := [name for name, count in Counter(table.columns).items() if count > 1]:
+            raise SourceError(
+                f"{path} has {table.columns.count(twice[0])} columns “{twice[0]}”. Expected one for each class."
+            )
         frame = table.read(table.columns)
         below, split = _find_part(source, path)
         notes.append(f"{path}: {len(classes)} classes{f', split {split}' if split else ''}.")

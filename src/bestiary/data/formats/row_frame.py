@@ -62,11 +62,15 @@ def read_box(value: object) -> tuple[float, float, float, float]:
     return (float("nan"),) * 4
 
 
+def escape_surrogates(text: str) -> str:
+    """Return text that a table can hold: a lone surrogate, which JSON can spell, is written as `\\udXXX`."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
 def cell_text(value: object) -> str | None:
     """Return a JSON value that is an id or a name as text, or None for null; raises TypeError for anything else."""
     if type(value) is str:
-        # A lone surrogate, which JSON can spell, is no text that a table can hold.
-        return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode()
+        return escape_surrogates(value)
     if value is None:
         return None
     if type(value) is int:

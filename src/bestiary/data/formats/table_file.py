@@ -26,6 +26,7 @@ from bestiary.text_table import (
 
 TEXT_SUFFIXES = {".csv", ".tsv", ".txt"}
 JSON_LINES_SUFFIXES = {".jsonl", ".ndjson"}
+DAMAGE = (pl.exceptions.PolarsError, pl.exceptions.PanicException)  # some damage of a parquet makes polars panic
 TABLE_SUFFIXES = TEXT_SUFFIXES | JSON_LINES_SUFFIXES | {".parquet"}
 
 
@@ -54,7 +55,7 @@ class TableFile:
             frame = self._read(names)
             cast = [frame[name].cast(pl.String) if name in numbers else format_labels(frame[name]) for name in names]
             return frame.with_columns(cast)
-        except (pl.exceptions.PolarsError, OSError, UnicodeError) as error:
+        except (*DAMAGE, OSError, UnicodeError) as error:
             raise _table_error(self.path, error) from None
 
     def read_sample(self, n_rows: int) -> dict[str, list[str | None]]:
@@ -76,6 +77,8 @@ class TableFile:
         source: Path | bytes = self.path
         if self.encoding not in ("utf-8", "utf-8-sig"):
             source = self.path.read_bytes().decode(self.encoding).encode()
+        if _has_old_line_ends(source):
+            source = (source if isinstance(source, bytes) else source.read_bytes()).replace(b"\r", b"\n")
         positions = [self.columns.index(name) for name in names]
         frame = pl.read_csv(
             source,
@@ -93,8 +96,20 @@ class TableFile:
         )
 
 
-def _table_error(path: Path, error: Exception) -> SourceError:
+def _has_old_line_ends(source: Path | bytes) -> bool:
+    """Return whether the lines of a text end in carriage returns alone, as Excel for Mac writes them if asked to."""
+    if isinstance(source, bytes):
+        start = source[:SAMPLE_BYTES]
+    else:
+        with source.open("rb") as file:
+            start = file.read(SAMPLE_BYTES)
+    return b"\r" in start and b"\n" not in start
+
+
+def _table_error(path: Path, error: BaseException) -> SourceError:
     """Return the error for a table that cannot be read; with the first line of the reason."""
+    if isinstance(error, pl.exceptions.PanicException):
+        return unreadable_error(path, "it is damaged. Write it again")
     why = str(error).partition("\n")[0].rstrip(".")  # the words of polars speak of a schema
     if "more fields" in why:
         why = (
@@ -117,7 +132,7 @@ def open_table(path: Path) -> TableFile:
             return TableFile(path, _json_columns(path), "json-lines")
         layout = read_layout(path)
         return TableFile(path, layout.columns, "text", layout.delimiter, layout.encoding)
-    except (pl.exceptions.PolarsError, OSError, UnicodeError) as error:
+    except (*DAMAGE, OSError, UnicodeError) as error:
         raise _table_error(path, error) from None
 
 
@@ -136,7 +151,7 @@ def read_header(path: Path, *, delimiter: str | None = None) -> tuple[str, ...]:
             lines = csv.reader([sample.removeprefix("\ufeff").partition("\n")[0].rstrip("\r")], delimiter=delimiter)
             return tuple(next(lines, ()))
         return split_header(sample, path)[0]
-    except (pl.exceptions.PolarsError, OSError, UnicodeError, ValueError, SourceError):
+    except (*DAMAGE, OSError, ValueError, RecursionError, csv.Error, SourceError):
         return ()
 
 
@@ -151,7 +166,7 @@ def iter_json_lines(path: Path) -> Iterator[dict[str, Any]]:
                 continue
             try:
                 row = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise SourceError(f"{path}, line {number}: no JSON: {error}. Mend the line, or export again.") from None
             if not isinstance(row, dict):
                 raise SourceError(f'{path}, line {number}: expected an object, as in {{"file": …, "label": …}}.')

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from bestiary.data.archive_members import DAMAGE, damage_error
+from bestiary.data.folder_walk import NOT_TEXT, is_text
 from bestiary.data.formats.label_table import LabelFormat, LabelTable, ReadOptions
 from bestiary.data.formats.row_list import NO_LABEL, RowList
 from bestiary.data.formats.table_file import format_json_value
@@ -86,6 +87,9 @@ def read_webdataset(source: Path, options: ReadOptions) -> LabelTable:
         for key, sample in samples.items():
             if sample.picture is None:
                 rows.leave_out(f"{shard.name}/{key}", "sample without a picture")
+                continue
+            if not is_text(Path(sample.picture)):
+                rows.leave_out(f"{shard.name}/{sample.picture}", NOT_TEXT)
                 continue
             label, name = _read_label(sample, options.columns.get("label"), f"{shard}, sample {key}")
             fields[name] = fields.get(name, 0) + 1
@@ -169,7 +173,7 @@ def _read_label(sample: Sample, requested: str | None, where: str) -> tuple[str 
     if ".json" in sample.texts:
         try:
             content = json.loads(sample.texts[".json"] or "null")
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise SourceError(f"{where}: the .json cannot be read: {error}.") from None
         name = requested or _label_field(content, where)
         value: Any = content.get(name) if isinstance(content, dict) and name else content
@@ -195,11 +199,12 @@ def _read_classes(source: Path) -> list[str]:
     path = next((folder / name for name in CLASS_FILES if (folder / name).is_file()), None)
     if path is None:
         return []
-    text = path.read_text(encoding="utf-8-sig")
     try:
+        text = path.read_text(encoding="utf-8-sig")
         names = json.loads(text) if path.suffix == ".json" else text.split("\n")
-    except ValueError as error:
-        raise SourceError(f"{path} cannot be read as JSON: {error}.") from None
+    except (OSError, ValueError, RecursionError) as error:
+        kind = "JSON" if path.suffix == ".json" else "UTF-8 text"
+        raise SourceError(f"{path} cannot be read as {kind}: {error}. Expected class names.") from None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise SourceError(f"{path}: expected a list of class names.")
     names = [name.strip() for name in names]

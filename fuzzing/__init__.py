@@ -1,0 +1,1 @@
+"""Fuzzing of the picture decoder and of every reader: `scripts/fuzz`."""
