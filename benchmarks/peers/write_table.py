@@ -20,8 +20,9 @@ BEGIN, END = "<!-- tools: written by benchmarks/peers/write_table.py -->", "<!--
 BESTIARY = "bestiary"
 HEADER = (
     "tool",
+    "accuracy (95 %)",
     "macro-F1 (95 %)",
-    "minus bestiary's, in points (95 %, paired)",
+    "macro-F1 minus bestiary's, in points (95 %, paired)",
     "seconds to a finished model",
     "processor seconds",
     "pictures a second",
@@ -128,6 +129,7 @@ def render_row(entry: Entry, own: Entry, pictures: int) -> str:
     size = f"{format_number(entry.get('installed_mb'))}; {format_number(entry.get('without_cuda_mb'))}"
     cells = [
         f"{entry['title']}: {entry['settings']}",
+        format_interval(entry.get("accuracy")),
         format_interval(entry.get("macro_f1")),
         f"**{points}**" if is_better else points,
         mark_better(
@@ -157,10 +159,10 @@ def render_table(results: dict[str, Any]) -> str:
     skipped = [f"{e['title']}: {e['not_run']}" for name, e in tools.items() if name not in measured and "not_run" in e]
     loads = [load for entry in measured.values() for run in entry.get("train", []) for load in run["load"]]
     lines = [
-        f"{counts['files']:,} files: {counts['train']:,} to train, {counts['val']} to validate, {counts['test']} to test, the"
-        f" same for all. {results['processor']}, {results['threads']} threads, load {min(loads):g} to {max(loads):g}"
-        " while training: other jobs ran on the machine, so processor seconds say more than seconds. Each tool was measured"
-        " after a run of bestiary.",
+        f"{counts['files']:,} files: {counts['train']:,} to train, {counts['val']} to validate,"
+        f" {counts['test']} to test, the same for all. {results['processor']}, {results['threads']} threads;"
+        f" load {min(loads):g} to {max(loads):g} while training: other jobs ran on the machine, so processor seconds"
+        " say more than seconds. Each tool was measured after a run of bestiary.",
         "",
         f"| {' | '.join(HEADER)} |",
         f"|{'---|' * len(HEADER)}",
@@ -181,6 +183,11 @@ def describe_best_peer(measured: dict[str, Entry], own: Entry) -> list[str]:
     best = max(peers, key=lambda entry: float(entry["macro_f1"]["value"]))
     facts = [
         ("{:.1f} times the seconds", median_of(best, "train", "seconds"), median_of(own, "train", "seconds")),
+        (
+            "{:.1f} times the processor seconds",
+            median_of(best, "train", "cpu_seconds"),
+            median_of(own, "train", "cpu_seconds"),
+        ),
         ("{:.1f} times the disk", best.get("installed_mb"), own.get("installed_mb")),
         ("{:.1f} times the cold start", cold_start(best), cold_start(own)),
     ]
