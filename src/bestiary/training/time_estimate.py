@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING
 
 from bestiary.batches.feature_matrix import MAX_MEMORY_BYTES
 from bestiary.batches.pixel_cache import pixel_cache
-from bestiary.models.backbones import bundled_backbone, is_bundled
+from bestiary.models.backbones import bundled_backbone, is_bundled, teacher_backbone
 from bestiary.models.engine import Precision
 from bestiary.models.features import has_features
 from bestiary.models.onnx_surgery import count_frozen_stages
 from bestiary.table import SPLITS
-from bestiary.training.distill import teacher_backbone
 from bestiary.training.methods import build_training_setup
 from bestiary.training.probe import candidate_c_values, probe_views, sample_counts
 from bestiary.training.task import TrainingTask
