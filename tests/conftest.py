@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from bestiary.demo.dataset import SyntheticDataset, make_synthetic_dataset
 from browsers import EXECUTABLES, opened_browser
@@ -19,7 +19,8 @@ from skips import pytest_make_collect_report, pytest_runtest_makereport
 
 __all__ = ["pytest_make_collect_report", "pytest_runtest_makereport"]  # hooks: pytest finds them here
 
-settings.register_profile("bestiary", derandomize=True, deadline=None)
+# A busy machine is no fault of a test: neither a deadline nor a limit on the time for drawing.
+settings.register_profile("bestiary", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("bestiary")
 
 

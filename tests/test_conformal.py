@@ -90,8 +90,42 @@ def test_what_cannot_be_asked_is_refused() -> None:
     for level in (0.1, 1.0, 2.0):
         with pytest.raises(UserError, match="from 0.5 to 0.999"):
             conformal_threshold(table, level)
-    with pytest.raises(UserError, match="Train again"):
+    with pytest.raises(UserError, match=r"^This run has no prediction sets: .* Train again\.$"):
         conformal_threshold({}, 0.9)
+
+
+def test_the_table_names_its_method_and_is_computed_in_float64() -> None:
+    probabilities, truth = drawn(60, seed=5)
+    single = probabilities.astype(np.float32)
+    table = fit_conformal(single, truth)
+    assert (table["method"], table["pictures"], table["levels"]) == ("LAC", 60, list(LEVELS))
+    assert table == fit_conformal(single.astype(np.float64), truth)
+    double = single.astype(np.float64)
+    for bound in 1 - double[:, 0]:
+        (covered, sizes), (expected, expected_sizes) = (set_coverage(p, truth, bound) for p in (single, double))
+        assert (covered.tolist(), sizes.tolist()) == (expected.tolist(), expected_sizes.tolist())
+
+
+def test_a_label_on_the_bound_is_in_the_set() -> None:
+    assert prediction_set({"a": 0.25, "b": 0.75}, 0.75) == ["b", "a"]
+    assert prediction_set({"a": 0.25, "b": 0.75}, 0.7499) == ["b"]
+    covered, sizes = set_coverage(np.array([[0.25, 0.75]]), np.array([0]), 0.75)
+    assert (covered.tolist(), sizes.tolist()) == ([True], [2])
+
+
+def test_the_outermost_levels_are_of_the_table() -> None:
+    table = fit_conformal(*drawn(2_000, seed=6))
+    assert conformal_threshold(table, LEVELS[0]) == table["bounds"][0]
+    assert conformal_threshold(table, LEVELS[-1]) == table["bounds"][-1] < 1
+
+
+def test_the_highest_level_that_the_pictures_suffice_for_is_named() -> None:
+    table = {"pictures": 10, "levels": [0.5, 0.8, 0.9, 0.91, 0.95]}
+    words = (
+        "Prediction sets at level 0.91 contain every label: at least 11 validation pictures are needed, and this run"
+    )
+    assert explain_full_set(table, 0.91) == f"{words} has 10. Use 0.9 or less."
+    assert explain_full_set({"pictures": 10, "levels": [0.91, 0.95]}, 0.91) == f"{words} has 10."
 
 
 def test_a_run_keeps_the_table(probed: Path) -> None:

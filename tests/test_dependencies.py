@@ -19,7 +19,11 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
-LOCKS: dict[str, list[str]] = {"requirements.lock": [], "requirements-train.lock": ["train", "tune"]}
+LOCKS: dict[str, list[str]] = {
+    "requirements.lock": [],
+    "requirements-train.lock": ["train", "tune"],
+    "requirements-cluster.lock": ["cluster"],
+}
 MODULES = {
     path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(Path(bestiary.__file__).parent.rglob("*.py"))
 }
@@ -71,6 +75,26 @@ def test_a_lock_satisfies_the_ranges_of_the_project(name: str, python: str, mach
         str(line) for line in asked if not line.specifier.contains(versions.get(canonicalize_name(line.name), "0"))
     ]
     assert wrong == []
+
+
+def test_the_scripts_that_try_versions_take_every_extra_that_tests_need() -> None:
+    needed = {"all", "dev", "docs"}
+    for name in ("test-floors", "test-newest"):
+        (extras,) = re.findall(r"EXTRAS:-([\w,]+)", (ROOT / "scripts" / name).read_text(encoding="utf-8"))
+        assert set(extras.split(",")) == needed
+    installed = {line for extra in needed for line in EXTRAS[extra]}
+    left = {"mlflow", "quality"}  # some forty packages, and the tools of scripts that are not run with the tests
+    named = {extra for line in installed for extra in Requirement(line).extras if "bestiary" in line}
+    assert set(EXTRAS) - named - needed - {"heif"} == left
+
+
+def test_every_lock_is_written_by_the_script() -> None:
+    text = (ROOT / "scripts" / "lock").read_text(encoding="utf-8")
+    written = {
+        name: re.findall(r"--extra (\w+)", extras) for name, extras in re.findall(r"^lock (\S+\.lock)(.*)$", text, re.M)
+    }
+    assert written == LOCKS
+    assert {path.name for path in ROOT.glob("requirements*.lock")} == set(LOCKS)
 
 
 def test_a_lock_names_no_package_index() -> None:

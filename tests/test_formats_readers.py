@@ -297,6 +297,8 @@ def test_tags_and_boxes_of_cvat(tmp_path: Path) -> None:
     ("text", "message"),
     [
         (CVAT.replace("</annotations>", ""), "cannot be read as XML"),
+        (CVAT.replace("utf-8", "label"), "cannot be read as XML: unknown encoding: label"),
+        (CVAT.replace("utf-8", "utf-7"), "cannot be read as XML: multi-byte encodings"),
         (CVAT.replace("image", "track"), "tracks of a video"),
         (
             "<annotations><meta></meta><image name='a'><box label='x' xtl='1'/></image></annotations>",

@@ -63,7 +63,7 @@ def _iter_images(path: Path) -> Iterator[ElementTree.Element]:
             elif event == "end" and element.tag == "image":
                 yield element
                 root.clear()
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, LookupError, ValueError) as error:  # also for an encoding that there is not
         raise SourceError(f"{path} cannot be read as XML: {error}. It is damaged or incomplete.") from None
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error.strerror or error}.") from None
