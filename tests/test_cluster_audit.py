@@ -14,8 +14,9 @@ pytest.importorskip("ray")
 pytest.importorskip("sklearn")
 
 import bestiary as public
+from bestiary.cluster import chunks as cluster_chunks
 from bestiary.cluster import ray_table_map
-from bestiary.cluster.ray_table_map import RayTableMap, iter_parts, open_table_map
+from bestiary.cluster.ray_table_map import RayTableMap, iter_table_chunks, open_table_map
 from bestiary.demo.dataset import SyntheticDataset
 from bestiary.errors import InputError, MachineError
 from commands import Call
@@ -72,7 +73,7 @@ def test_a_worker_that_dies_loses_no_row_and_repeats_none(
 ) -> None:
     files, marker = files_of(faulty.folder, with_boxes=True), tmp_path / "killed"
     expected = measured(files)
-    monkeypatch.setattr(ray_table_map, "MAX_ROWS", 32)
+    monkeypatch.setattr(cluster_chunks, "MAX_ROWS", 32)
     counts = wrap_functions(monkeypatch, lambda function: KillOnce(function, files["path"][100], marker))
     capfd.readouterr()
     there = measured(files, table_map)
@@ -164,10 +165,10 @@ def test_the_python_interface_takes_an_address(
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 100])
 def test_parts_keep_rows_of_one_file_together(size: int) -> None:
     rows = pl.DataFrame({"path": list("aabcccdaef")}).with_row_index("at")
-    parts = list(iter_parts(rows, size, whole_files=True))
-    assert pl.concat(parts).equals(rows)
-    for part, following in itertools.pairwise(parts):
-        assert part["path"][-1] != following["path"][0]
-        assert part.height >= size
-    assert [part["at"][0] for part in iter_parts(rows, size, whole_files=False)] == list(range(0, 10, size))
-    assert not list(iter_parts(rows.clear(), size, whole_files=True))
+    chunks = list(iter_table_chunks(rows, size, whole_files=True))
+    assert pl.concat(chunks).equals(rows)
+    for chunk, following in itertools.pairwise(chunks):
+        assert chunk["path"][-1] != following["path"][0]
+        assert chunk.height >= size
+    assert [chunk["at"][0] for chunk in iter_table_chunks(rows, size, whole_files=False)] == list(range(0, 10, size))
+    assert not list(iter_table_chunks(rows.clear(), size, whole_files=True))

@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("ray")
 pytest.importorskip("sklearn")
 
+from bestiary.cluster import chunks as cluster_chunks
 from bestiary.cluster import ray_table_map
 from bestiary.cluster.ray_table_map import open_table_map
 from bestiary.demo.dataset import SyntheticDataset
@@ -24,8 +25,8 @@ def test_a_node_that_is_lost_loses_no_row(
 ) -> None:
     files = files_of(collection.folder)
     expected = measured(files)
-    monkeypatch.setattr(ray_table_map, "MIN_ROWS", 4)
-    monkeypatch.setattr(ray_table_map, "MAX_ROWS", 4)
+    monkeypatch.setattr(ray_table_map, "ROW_MULTIPLE", 4)
+    monkeypatch.setattr(cluster_chunks, "MAX_ROWS", 4)
     counts = wrap_functions(monkeypatch, lambda function: SlowDown(function, tmp_path))
 
     def lose_second() -> None:
@@ -47,7 +48,7 @@ def test_a_cluster_that_is_joined_through_its_client_port(
 ) -> None:
     """Ray Data itself fails through ray:// (Ray 2.60): a process of the cluster runs it."""
     files = files_of(collection.folder)
-    monkeypatch.setattr(ray_table_map, "MAX_ROWS", 32)
+    monkeypatch.setattr(cluster_chunks, "MAX_ROWS", 32)
     counts = wrap_functions(monkeypatch, lambda function: function)
     with client_server(two_nodes.address) as address, open_table_map(address) as cluster:
         assert measured(files, cluster).equals(measured(files))

@@ -19,7 +19,7 @@ pytest.importorskip("onnx")
 
 import bestiary as public
 from bestiary.box import Crop, PictureFile, Region, content_key
-from bestiary.cluster import ray_table_map
+from bestiary.cluster import chunks as cluster_chunks
 from bestiary.cluster.ray_table_map import RayTableMap, open_table_map
 from bestiary.context import Context
 from bestiary.demo.dataset import SyntheticDataset
@@ -117,7 +117,7 @@ def test_a_worker_that_dies_loses_no_picture_and_repeats_none(
     files, keys = pictures_of(collection, 110)
     marker = tmp_path / "killed"
     expected = make_cache(copy(graphs, tmp_path / "here")).features(files, keys)[:]
-    monkeypatch.setattr(ray_table_map, "MAX_ROWS", 32)
+    monkeypatch.setattr(cluster_chunks, "MAX_ROWS", 32)
     counts = wrap_functions(monkeypatch, lambda function: KillOnce(function, str(files[70]), marker))
     there = make_cache(copy(graphs, tmp_path / "there"), table_map)
     there.fill(files[:20], keys[:20])

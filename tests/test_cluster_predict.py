@@ -27,7 +27,13 @@ from bestiary.array_types import Pixels
 from bestiary.box import Box, Crop, PictureFile, Region
 from bestiary.cluster import predict as cluster_predict
 from bestiary.cluster import prediction_worker
-from bestiary.cluster.picture_list import format_picture, iter_pieces, parse_picture, read_piece, write_picture_list
+from bestiary.cluster.picture_list import (
+    format_picture,
+    iter_list_chunks,
+    parse_picture,
+    read_list_chunk,
+    write_picture_list,
+)
 from bestiary.cluster.predict import PredictionJob, publish_output, run_job, start_job
 from bestiary.cluster.prediction_worker import PredictionWorker, SentModel, iter_slots
 from bestiary.cluster.remote_files import RemotePicture
@@ -42,7 +48,7 @@ from ray_cluster import TwoNodes, client_server
 from tiny_model import COLOURS, coloured, write_run
 
 PICTURES = 150  # under the number from which the engine is chosen by speed
-DEADLY, SLOW_SECONDS = 77, 0.3  # the id of a picture in the middle, and how long a slow worker takes for a piece
+DEADLY, SLOW_SECONDS = 77, 0.3  # the id of a picture in the middle, and how long a slow worker takes for a chunk
 
 
 class DeadlyWorker(PredictionWorker):
@@ -125,7 +131,7 @@ def assert_same(out: Path, alone: Path) -> None:
     assert out.read_bytes() == alone.read_bytes()
     record = f"{out.name}.resume"
     assert out.with_name(record).read_text() == alone.with_name(f"{alone.name}.resume").read_text()
-    assert not (out.parent / f"{out.name}.cluster/parts").exists()
+    assert not (out.parent / f"{out.name}.cluster/chunks").exists()
 
 
 @pytest.mark.slow
@@ -235,7 +241,7 @@ def test_what_a_worker_raises_is_the_message_of_the_command(
 
 
 def wait_for_commits(out: Path) -> int:
-    """Return how many parts are committed, once there are some."""
+    """Return how many chunks are committed, once there are some."""
     checkpoint = WorkFolder(out).checkpoint
     end = time.monotonic() + ray_cluster.DEADLINE_SECONDS
     while not (count := len([path for path in checkpoint.glob("*.parquet") if ".pending." not in path.name])):
@@ -354,10 +360,10 @@ def test_pictures_come_back_as_they_were_listed(tmp_path: Path) -> None:
     ]
     path = tmp_path / "list"
     summary = write_picture_list(path, pictures)
-    pieces = list(iter_pieces(path, 2))
+    chunks = list(iter_list_chunks(path, 2))
     assert summary.count == 5
-    assert [(piece.start, piece.stop) for piece in pieces] == [(0, 2), (2, 4), (4, 5)]
-    lines = [line for piece in pieces for line in read_piece(str(path), piece)]
+    assert [(chunk.start, chunk.stop) for chunk in chunks] == [(0, 2), (2, 4), (4, 5)]
+    lines = [line for chunk in chunks for line in read_list_chunk(str(path), chunk)]
     back = [parse_picture(line) for line in lines]
     assert back == pictures
     assert isinstance(back[2], Crop)
@@ -366,7 +372,7 @@ def test_pictures_come_back_as_they_were_listed(tmp_path: Path) -> None:
     assert [format_picture(picture) for picture in back] == lines
     assert write_picture_list(path, reversed(pictures)).digest != summary.digest
     assert write_picture_list(path, []).count == 0
-    assert list(iter_pieces(path, 2)) == []
+    assert list(iter_list_chunks(path, 2)) == []
 
 
 def test_a_picture_has_its_slot_of_one_process(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -436,12 +442,12 @@ def test_a_worker_that_cannot_load_the_model_says_why(job: Path) -> None:
 
 
 def commit(work: WorkFolder, name: str, ids: list[int], *, pending: bool = False, rows: bool = True) -> None:
-    """Write a part as a worker does, and Ray's file for it."""
-    for folder in (work.parts, work.checkpoint):
+    """Write a chunk as a worker does, and Ray's file for it."""
+    for folder in (work.chunks, work.checkpoint):
         folder.mkdir(parents=True, exist_ok=True)
     if rows:
         lines = [json.dumps({"id": number, "prediction": f"{name}{number}"}) for number in ids]
-        (work.parts / f"{name}.jsonl").write_text("".join(f"{line}\n" for line in lines))
+        (work.chunks / f"{name}.jsonl").write_text("".join(f"{line}\n" for line in lines))
     parquet.write_table(pa.table({"id": ids}), work.checkpoint / f"{name}{'.pending' * pending}.parquet")
 
 
@@ -453,10 +459,10 @@ def test_only_what_was_committed_is_done(tmp_path: Path) -> None:
     commit(work, "c", [3])
     commit(work, "c", [3], pending=True)  # killed when it was written again
     commit(work, "d", [4], rows=False)
-    (work.parts / "e.jsonl").write_text('{"id": 5')
+    (work.chunks / "e.jsonl").write_text('{"id": 5')
     commit(work, "f", [6])
     assert work.restore(8).nonzero()[0].tolist() == [0, 1, 6, 7]
-    assert sorted(path.name for path in work.parts.iterdir()) == ["a.jsonl", "f.jsonl"]
+    assert sorted(path.name for path in work.chunks.iterdir()) == ["a.jsonl", "f.jsonl"]
     assert sorted(path.name for path in work.checkpoint.iterdir()) == ["a.parquet", "f.parquet"]
     assert work.count_committed({}) == 4
     assert [row["prediction"] for row in work.iter_committed()] == ["a0", "a1", "f6", "a7"]
@@ -491,7 +497,7 @@ def test_an_output_of_another_command_is_not_that_of_the_job(tmp_path: Path) -> 
     assert work.output.read_text() == "whole"
     assert start().is_finished
     assert not listed.exists()
-    assert not work.parts.exists()
+    assert not work.chunks.exists()
     assert start().is_finished
     work.output.write_text("that of another model")
     with pytest.raises(UserError, match=r"another command wrote or changed it\. Remove it, or choose another name\."):
@@ -521,7 +527,7 @@ def test_a_replaced_object_of_the_same_size_is_noticed(tmp_path: Path, monkeypat
     commit(job.work, "a", [0])
     rows = [{"id": n, "prediction": {"path": stored(n, "").name}, "state": stored(n, "v1").state} for n in (0, 1)]
     commit(job.work, "a", [0, 1])
-    (job.work.parts / "a.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    (job.work.chunks / "a.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     with pytest.raises(InterruptedError):
         go_on(start("v1", "v1", "v2"))
     with pytest.raises(UserError, match=r"changed since: 1 picture has another .* \(s3://bucket/1.png\)"):

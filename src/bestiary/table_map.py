@@ -23,7 +23,7 @@ class TableFunction(Protocol):
 
 
 class TableMap(Protocol):
-    """Other computers that apply a function to parts of a table; `cluster.ray_table_map` has one by Ray Data."""
+    """Other computers that apply a function to chunks of a table; `cluster.ray_table_map` has one by Ray Data."""
 
     def iter_mapped(
         self, function: TableFunction, rows: pl.DataFrame, *, whole_files: bool = False
@@ -31,8 +31,8 @@ class TableMap(Protocol):
         """Yield the results of all rows, each once, in any order, with the column NODE.
 
         rows: with a column `path`, of files. whole_files: rows of one file that follow one another are handed over
-        together; otherwise a part of the table begins at a multiple of 32 rows. Raises MachineError if a computer fails
-        for good.
+        together; otherwise a chunk of the table begins at a multiple of 32 rows. Raises MachineError if a computer
+        fails for good.
         """
 
 

@@ -1,4 +1,4 @@
-"""The list of pictures that a job on a cluster works on: JSON lines in its folder, of which workers read pieces.
+"""The list of pictures that a job on a cluster works on: JSON lines in its folder, of which workers read chunks.
 
 The number of a line, from 0, is the id of its picture: a picture that is listed twice has two. JSON escapes what is not
 UTF-8 in a name, and a box is written in full, so that every picture comes back as it was listed.
@@ -29,7 +29,7 @@ class ListSummary:
 
 
 @dataclass(frozen=True)
-class ListPiece:
+class ListChunk:
     """Consecutive lines of a list: ids from `start` to `stop` - 1, in `length` bytes from `offset` on."""
 
     start: int
@@ -49,24 +49,24 @@ def write_picture_list(path: Path, pictures: Iterable[PictureFile]) -> ListSumma
     return ListSummary(count, digest.hexdigest())
 
 
-def iter_pieces(path: Path, rows: int) -> Iterator[ListPiece]:
-    """Yield the pieces of a list, of `rows` lines each, the last partial one included."""
+def iter_list_chunks(path: Path, rows: int) -> Iterator[ListChunk]:
+    """Yield the chunks of a list, of `rows` lines each, the last partial one included."""
     start = offset = length = stop = 0
     with path.open("rb") as lines:
         for stop, line in enumerate(lines, start=1):
             length += len(line)
             if stop - start == rows:
-                yield ListPiece(start, stop, offset, length)
+                yield ListChunk(start, stop, offset, length)
                 start, offset, length = stop, offset + length, 0
     if length:
-        yield ListPiece(start, stop, offset, length)
+        yield ListChunk(start, stop, offset, length)
 
 
-def read_piece(path: str, piece: ListPiece) -> list[str]:
-    """Return the lines of a piece, for `parse_picture`."""
+def read_list_chunk(path: str, chunk: ListChunk) -> list[str]:
+    """Return the lines of a chunk, for `parse_picture`."""
     with Path(path).open("rb") as file:
-        file.seek(piece.offset)
-        return file.read(piece.length).decode().splitlines()
+        file.seek(chunk.offset)
+        return file.read(chunk.length).decode().splitlines()
 
 
 def format_picture(picture: PictureFile) -> str:

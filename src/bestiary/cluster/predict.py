@@ -19,6 +19,7 @@ from typing import Any, cast
 import numpy as np
 
 from bestiary.box import Crop, PictureFile, path_of, pop_box
+from bestiary.cluster.chunks import choose_chunk_rows
 from bestiary.cluster.connection import (
     START_FAILURE,
     check_address,
@@ -27,7 +28,7 @@ from bestiary.cluster.connection import (
     import_ray,
     require_shared,
 )
-from bestiary.cluster.picture_list import ListSummary, iter_pieces, parse_picture, write_picture_list
+from bestiary.cluster.picture_list import ListSummary, iter_list_chunks, parse_picture, write_picture_list
 from bestiary.cluster.work_folder import ID, WorkFolder
 from bestiary.errors import BestiaryError, InterruptedRun, MachineError
 from bestiary.files import cache_folder
@@ -38,8 +39,7 @@ from bestiary.inference.resume_record import SUFFIX as RECORD_SUFFIX
 from bestiary.inference.resume_record import PictureState, ResumeRecord, check_unchanged, read_picture_state
 from bestiary.progress import Advance, Reporter
 
-ROUND = 8  # rows of a piece are a multiple of it, as the batches of the engines are
-MAX_ROWS, PIECES_PER_WORKER, MAX_PIECES = 256, 8, 4000  # of a piece: it is what is lost with a worker
+ROW_MULTIPLE = 8  # of the rows of a chunk
 SAMPLED_PICTURES = 32  # that are looked for on every node
 POLL_SECONDS = 2.0
 NOT_RESUMABLE = (
@@ -137,7 +137,7 @@ def run_job(
     with connect(address, modules=("pyarrow", engine), threads=threads, reporter=reporter) as cluster:
         require_shared(cluster, [job.work.pictures, *sample_pictures(job.work.pictures, job.count)])
         workers = cluster.cpus if threads is None else min(threads, cluster.cpus)
-        pieces = list(iter_pieces(job.work.pictures, choose_piece_rows(job.count, workers)))
+        chunks = list(iter_list_chunks(job.work.pictures, choose_chunk_rows(job.count, workers, ROW_MULTIPLE)))
         with (
             reporter.progress("Predicting", job.count - int(done.sum())) as advance,
             _watch_commits(job.work, advance),
@@ -146,7 +146,7 @@ def run_job(
             from bestiary.cluster.prediction_worker import PredictionWorker
             from bestiary.cluster.ray_data import run_rows
 
-            run_rows(job.work, pieces, done, PredictionWorker, [model], workers=workers)
+            run_rows(job.work, chunks, done, PredictionWorker, [model], workers=workers)
 
 
 def iter_predictions(job: PredictionJob, note_state: Callable[[str, PictureState], None]) -> Iterator[Prediction]:
@@ -160,16 +160,6 @@ def iter_predictions(job: PredictionJob, note_state: Callable[[str, PictureState
         note_state(values["path"], row["state"])
         box = pop_box(values)
         yield Prediction(**{"labels": None, **values, "box": box})
-
-
-def choose_piece_rows(count: int, workers: int) -> int:
-    """Return how many pictures a piece has: a few pieces for each worker, at most 4,000 in all.
-
-    >>> choose_piece_rows(1000, 2), choose_piece_rows(100_000, 16), choose_piece_rows(10_000_000, 16)
-    (64, 256, 2504)
-    """
-    rows = max(1, min(count // (PIECES_PER_WORKER * workers), MAX_ROWS), -(-count // MAX_PIECES))
-    return -(-rows // ROUND) * ROUND
 
 
 def _read_model(predictor: Predictor, count: int, *, boxes: bool) -> Any:

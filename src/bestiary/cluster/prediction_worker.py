@@ -1,4 +1,4 @@
-"""The worker of `predict --cluster`: a process with the model, that turns pieces of the list into rows."""
+"""The worker of `predict --cluster`: a process with the model, that turns chunks of the list into rows."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ class SentModel:
 
 
 class PredictionWorker:
-    """Holds the model once, and predicts one piece after another on one thread."""
+    """Holds the model once, and predicts one chunk after another on one thread."""
 
     def __init__(self, model: SentModel) -> None:
-        """Take the model. It is loaded with the first piece: what a constructor raises, Ray takes for a death."""
+        """Take the model. It is loaded with the first chunk: what a constructor raises, Ray takes for a death."""
         self._model, self._has_folder = model, Path(model.folder).is_dir()
         if self._has_folder:
             os.chdir(model.folder)
@@ -64,7 +64,7 @@ class PredictionWorker:
             raise MachineError(f'The node "{platform.node()}" cannot load the model: {error}') from error
 
     def __call__(self, table: pyarrow.Table) -> pyarrow.Table:
-        """Return the rows of a piece."""
+        """Return the rows of a chunk."""
         return make_rows(table, self._predict)
 
     def _predict(self, ids: list[int], lines: list[str]) -> list[dict[str, Any]]:

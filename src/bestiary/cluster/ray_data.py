@@ -1,4 +1,4 @@
-"""Ray Data for jobs on rows: a source that reads pieces of a list, and a sink whose parts a checkpoint commits.
+"""Ray Data for jobs on rows: a source that reads chunks of a list, and a sink whose chunks a checkpoint commits.
 
 Imports Ray, so it is imported where a job runs and on its workers only.
 """
@@ -19,28 +19,28 @@ from ray.data.checkpoint import CheckpointConfig
 from ray.data.checkpoint.checkpoint_filter import CheckpointManager
 from ray.data.datasource import BlockBasedFileDatasink
 
-from bestiary.cluster.picture_list import ListPiece, read_piece
+from bestiary.cluster.picture_list import ListChunk, read_list_chunk
 from bestiary.cluster.quiet import quiet_data
 from bestiary.cluster.work_folder import ID, Done, WorkFolder
 
 PICTURE, ROW = "picture", "row"  # columns: a line of the list, and the JSON object of its row
-MAX_RETRIES = 8  # of a piece whose worker died: more often, it is the pieces that kill workers
+MAX_RETRIES = 8  # of a chunk whose worker died: more often, it is the chunks that kill workers
 HELPERS_PER_WORKER = 1 / 16  # processes that read the list, and that write: both take a hundredth of a worker's time
 
 
-class PieceSource(Datasource):
-    """The rows of a list that have no committed row yet: a block for each piece."""
+class ChunkSource(Datasource):
+    """The rows of a list that have no committed row yet: a block for each chunk."""
 
-    def __init__(self, path: Path, pieces: Sequence[ListPiece], done: Done) -> None:
-        """Take the pieces of a list. done: bool (ids,)."""
+    def __init__(self, path: Path, chunks: Sequence[ListChunk], done: Done) -> None:
+        """Take the chunks of a list. done: bool (ids,)."""
         super().__init__()
         self._path, self._done = str(path), done
-        self._pieces = [piece for piece in pieces if not done[piece.start : piece.stop].all()]
+        self._chunks = [chunk for chunk in chunks if not done[chunk.start : chunk.stop].all()]
 
     @property
     def count(self) -> int:
-        """The number of pieces with something left to do."""
-        return len(self._pieces)
+        """The number of chunks with something left to do."""
+        return len(self._chunks)
 
     def estimate_inmemory_data_size(self) -> int | None:
         """Return None: it is not known, and small."""
@@ -49,16 +49,16 @@ class PieceSource(Datasource):
     def get_read_tasks(
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
     ) -> list[ReadTask]:
-        """Return a task for each piece."""
-        return [self._make_task(piece) for piece in self._pieces]
+        """Return a task for each chunk."""
+        return [self._make_task(chunk) for chunk in self._chunks]
 
-    def _make_task(self, piece: ListPiece) -> ReadTask:
-        path, left = self._path, (~self._done[piece.start : piece.stop]).nonzero()[0].tolist()
+    def _make_task(self, chunk: ListChunk) -> ReadTask:
+        path, left = self._path, (~self._done[chunk.start : chunk.stop]).nonzero()[0].tolist()
         metadata = BlockMetadata(num_rows=len(left), size_bytes=None, input_files=None, exec_stats=None)
 
         def read() -> list[pyarrow.Table]:
-            lines = read_piece(path, piece)
-            return [pyarrow.table({ID: [piece.start + row for row in left], PICTURE: [lines[row] for row in left]})]
+            lines = read_list_chunk(path, chunk)
+            return [pyarrow.table({ID: [chunk.start + row for row in left], PICTURE: [lines[row] for row in left]})]
 
         return ReadTask(read, metadata)
 
@@ -67,17 +67,17 @@ class RowSink(BlockBasedFileDatasink):
     """Writes the rows of a block as JSON lines, in the order of their ids."""
 
     def __init__(self, folder: Path) -> None:
-        """Take the folder of the parts."""
+        """Take the folder of the chunks."""
         super().__init__(str(folder), file_format="jsonl")
 
     def write_block_to_file(self, block: Any, file: Any) -> None:
-        """Write a part."""
+        """Write a chunk."""
         table = block.to_arrow().sort_by(ID)
         file.write("".join(f"{row}\n" for row in table[ROW].to_pylist()).encode())
 
 
 class NothingToFilter(CheckpointManager):
-    """Tells Ray that the source has no rows with a checkpoint: `PieceSource` leaves them out.
+    """Tells Ray that the source has no rows with a checkpoint: `ChunkSource` leaves them out.
 
     Ray's own filter is an actor that takes a processor as long as the job runs, beside the tasks that read: where there
     are one or two, none is left for the workers and the job waits for ever (Ray 2.60).
@@ -90,7 +90,7 @@ class NothingToFilter(CheckpointManager):
 
 def run_rows(
     work: WorkFolder,
-    pieces: Sequence[ListPiece],
+    chunks: Sequence[ListChunk],
     done: Done,
     worker: type,
     arguments: Sequence[Any],
@@ -105,9 +105,9 @@ def run_rows(
     if ray.util.client.ray.is_connected():  # Ray Data cannot work through ray:// (2.60): a process of the cluster does
         shared = WorkFolder(work.output.absolute())
         task = ray.remote(num_cpus=0, max_retries=0)(run_rows)
-        ray.get(task.remote(shared, pieces, done, worker, arguments, workers=workers))
+        ray.get(task.remote(shared, chunks, done, worker, arguments, workers=workers))
         return
-    source = PieceSource(work.pictures, pieces, done)
+    source = ChunkSource(work.pictures, chunks, done)
     if not source.count:
         return
     with _job_settings(work):
@@ -117,13 +117,13 @@ def run_rows(
         rows = rows.map_batches(
             worker,
             fn_constructor_args=tuple(arguments),
-            batch_size=None,  # a block, so that a piece is computed and committed as a whole
+            batch_size=None,  # a block, so that a chunk is computed and committed as a whole
             batch_format="pyarrow",
             num_cpus=1,
             compute=ActorPoolStrategy(min_size=1, initial_size=min(workers, source.count), max_size=workers),
             max_task_retries=MAX_RETRIES,
         )
-        rows.write_datasink(RowSink(work.parts), ray_remote_args={"num_cpus": 0}, concurrency=helpers)
+        rows.write_datasink(RowSink(work.chunks), ray_remote_args={"num_cpus": 0}, concurrency=helpers)
 
 
 @contextlib.contextmanager
@@ -144,7 +144,7 @@ def _job_settings(work: WorkFolder) -> Iterator[None]:
 
 
 def make_rows(table: pyarrow.Table, compute: Callable[[list[int], list[str]], list[dict[str, Any]]]) -> pyarrow.Table:
-    """Return the table of rows for a table of a piece; compute: takes ids, ascending, and lines of the list."""
+    """Return the table of rows for a table of a chunk; compute: takes ids, ascending, and lines of the list."""
     table = table.sort_by(ID)
     ids, lines = table[ID].to_pylist(), table[PICTURE].to_pylist()
     rows = compute(ids, lines)

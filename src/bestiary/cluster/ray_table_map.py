@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from bestiary.cluster.chunks import choose_chunk_rows
 from bestiary.cluster.connection import Cluster, connect, describe_ray_error, import_ray
 from bestiary.cluster.messages import start_actor
 from bestiary.cluster.quiet import quiet_data
@@ -22,10 +23,7 @@ from bestiary.progress import Reporter
 from bestiary.table_map import NODE, TableFunction
 
 POSITION, ATTEMPTS = "_position", "_attempts"  # of a row in the table that is mapped; of a task that was given up
-# Rows of a task: a dead worker loses no more, and each processor has several tasks. A multiple of the batch sizes of
-# the engines: the last digits of ONNX Runtime depend on the place of a picture in its batch, which is that of one
-# process.
-MIN_ROWS, MAX_ROWS, TASKS_PER_CPU = 32, 256, 4
+ROW_MULTIPLE = 32  # of the rows of a chunk, which a task of Ray computes
 MAX_ATTEMPTS = 8  # of a task. Ray Data itself begins one again without end if its workers die: one picture may kill all
 
 Bools = np.ndarray[Any, np.dtype[np.bool_]]
@@ -44,9 +42,10 @@ class RayTableMap:
     ) -> Iterator[pl.DataFrame]:
         """Yield the results as `TableMap.iter_mapped` does; rows whose worker died are computed again by another."""
         ray = import_ray()
-        size = _choose_size(rows.height, self.cluster.cpus)
+        size = choose_chunk_rows(rows.height, self.cluster.cpus, ROW_MULTIPLE)
         tables = [
-            table.to_arrow() for table in iter_parts(rows.with_row_index(POSITION), size, whole_files=whole_files)
+            table.to_arrow()
+            for table in iter_table_chunks(rows.with_row_index(POSITION), size, whole_files=whole_files)
         ]
         if not tables:
             return
@@ -134,8 +133,8 @@ def open_table_map(
         yield RayTableMap(cluster)
 
 
-def iter_parts(rows: pl.DataFrame, size: int, *, whole_files: bool) -> Iterator[pl.DataFrame]:
-    """Yield parts of a table of `size` rows; whole_files: of more where rows of one `path` follow one another."""
+def iter_table_chunks(rows: pl.DataFrame, size: int, *, whole_files: bool) -> Iterator[pl.DataFrame]:
+    """Yield chunks of a table, of `size` rows; whole_files: of more where rows of one `path` follow one another."""
     if not whole_files:
         yield from rows.iter_slices(size)
         return
@@ -146,12 +145,6 @@ def iter_parts(rows: pl.DataFrame, size: int, *, whole_files: bool) -> Iterator[
         end = int(starts[np.searchsorted(starts, min(start + size, rows.height))])
         yield rows[start:end]
         start = end
-
-
-def _choose_size(count: int, cpus: int) -> int:
-    """Return how many of so many rows a task has: a multiple of MIN_ROWS."""
-    even = count // max(1, cpus * TASKS_PER_CPU) // MIN_ROWS * MIN_ROWS
-    return min(max(even, MIN_ROWS), MAX_ROWS)
 
 
 def _apply(batch: Any, job: _Job) -> Any:

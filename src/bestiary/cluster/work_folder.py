@@ -1,7 +1,7 @@
 """The folder of a job on a cluster, beside its output: the list of pictures, the rows of the workers, the checkpoint.
 
-`NAME.cluster` beside `NAME` has `job.json`, what the rows depend on; `pictures.jsonl`; `parts`, files of rows that
-workers write; and `checkpoint`, in which Ray Data commits a part by a file of the same name that has its ids. A part
+`NAME.cluster` beside `NAME` has `job.json`, what the rows depend on; `pictures.jsonl`; `chunks`, files of rows that
+workers write; and `checkpoint`, in which Ray Data commits a chunk by a file of the same name that has its ids. A chunk
 without a committed checkpoint may be incomplete, and is computed again. All nodes have to see the folder.
 """
 
@@ -26,8 +26,8 @@ from bestiary.inference.resume_record import iter_differences, read_file_state
 from bestiary.text import printable
 
 SUFFIX = ".cluster"
-PART_SUFFIX = ".jsonl"
-PENDING, COMMITTED = ".pending.parquet", ".parquet"  # ends of Ray's files for a part, before and after it is complete
+CHUNK_SUFFIX = ".jsonl"
+PENDING, COMMITTED = ".pending.parquet", ".parquet"  # ends of Ray's files for a chunk, before and after it is complete
 ID = "id"
 
 Done = NDArray[np.bool_]
@@ -50,13 +50,13 @@ class WorkFolder:
         return self.path / "pictures.jsonl"
 
     @property
-    def parts(self) -> Path:
+    def chunks(self) -> Path:
         """The folder of the workers' rows."""
-        return self.path / "parts"
+        return self.path / "chunks"
 
     @property
     def checkpoint(self) -> Path:
-        """The folder in which Ray Data commits the parts."""
+        """The folder in which Ray Data commits the chunks."""
         return self.path / "checkpoint"
 
     @property
@@ -120,21 +120,21 @@ class WorkFolder:
     def restore(self, count: int) -> Done:
         """Return which ids have a committed row, bool (count,); what was not committed is removed.
 
-        A part that has both files, pending and committed, was being written again when the job was killed.
+        A chunk that has both files, pending and committed, was being written again when the job was killed.
         """
         parquet = import_optional("pyarrow.parquet", extra="cluster")
         done = np.zeros(count, np.bool_)
         for pending in self.checkpoint.glob(f"*{PENDING}"):
             pending.with_name(pending.name.removesuffix(PENDING) + COMMITTED).unlink(missing_ok=True)
             pending.unlink()
-        parts = {part.name.removesuffix(PART_SUFFIX): part for part in self.parts.glob(f"*{PART_SUFFIX}")}
+        chunks = {chunk.name.removesuffix(CHUNK_SUFFIX): chunk for chunk in self.chunks.glob(f"*{CHUNK_SUFFIX}")}
         for committed in self.checkpoint.glob(f"*{COMMITTED}"):
-            if parts.pop(committed.name.removesuffix(COMMITTED), None) is None:
+            if chunks.pop(committed.name.removesuffix(COMMITTED), None) is None:
                 committed.unlink()
             else:
                 done[parquet.read_table(committed)[ID].to_numpy()] = True
-        for part in parts.values():
-            part.unlink()
+        for chunk in chunks.values():
+            chunk.unlink()
         return done
 
     def iter_rows(self, count: int) -> Iterator[dict[str, Any]]:
@@ -148,25 +148,25 @@ class WorkFolder:
             expected += 1
             yield row
         if expected < count:
-            raise IntegrityError(f"{self.parts} has no row for picture {expected + 1:,} of {count:,}. Predict again.")
+            raise IntegrityError(f"{self.chunks} has no row for picture {expected + 1:,} of {count:,}. Predict again.")
 
     def iter_committed(self) -> Iterator[dict[str, Any]]:
         """Yield the committed rows in the order of their ids.
 
-        Parts are opened when their first id comes, so that few are open at a time.
+        Chunks are opened when their first id comes, so that few are open at a time.
         """
         waiting = sorted(self._iter_first_ids(), reverse=True)
         heads: list[tuple[int, int, dict[str, Any], Iterator[dict[str, Any]]]] = []
         while waiting or heads:
             while waiting and (not heads or waiting[-1][0] <= heads[0][0]):
-                _, part = waiting.pop()
-                _push(heads, len(waiting), _read_rows(part))
+                _, chunk = waiting.pop()
+                _push(heads, len(waiting), _read_rows(chunk))
             _, number, row, rows = heapq.heappop(heads)
             yield row
             _push(heads, number, rows)
 
     def count_committed(self, counted: dict[str, int]) -> int:
-        """Return how many rows are committed; counted: what is known by the name of the part, and is added to."""
+        """Return how many rows are committed; counted: what is known by the name of the chunk, and is added to."""
         parquet = import_optional("pyarrow.parquet", extra="cluster")
         for path in self.checkpoint.glob(f"*{COMMITTED}"):
             if path.name not in counted and not path.name.endswith(PENDING):
@@ -188,29 +188,29 @@ class WorkFolder:
         shutil.rmtree(self.path, ignore_errors=True)
 
     def _clear(self) -> None:
-        for folder in (self.parts, self.checkpoint, self.staging):
+        for folder in (self.chunks, self.checkpoint, self.staging):
             shutil.rmtree(folder, ignore_errors=True)
         self.pictures.unlink(missing_ok=True)
 
     def _iter_first_ids(self) -> Iterator[tuple[int, Path]]:
-        """Yield the lowest id of each part, and the part."""
+        """Yield the lowest id of each chunk, and the chunk."""
         parquet = import_optional("pyarrow.parquet", extra="cluster")
         for committed in self.checkpoint.glob(f"*{COMMITTED}"):
             metadata = parquet.read_metadata(committed)
             groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
             first = min(group.column(0).statistics.min for group in groups)
-            yield first, self.parts / (committed.name.removesuffix(COMMITTED) + PART_SUFFIX)
+            yield first, self.chunks / (committed.name.removesuffix(COMMITTED) + CHUNK_SUFFIX)
 
 
 def _push(
     heads: list[tuple[int, int, dict[str, Any], Iterator[dict[str, Any]]]], number: int, rows: Iterator[dict[str, Any]]
 ) -> None:
-    """Add the next row of a part, which has its own number among the heads, unless it is at its end."""
+    """Add the next row of a chunk, which has its own number among the heads, unless it is at its end."""
     if (row := next(rows, None)) is not None:
         heapq.heappush(heads, (row[ID], number, row, rows))
 
 
-def _read_rows(part: Path) -> Iterator[dict[str, Any]]:
-    with part.open(encoding="utf-8") as lines:
+def _read_rows(chunk: Path) -> Iterator[dict[str, Any]]:
+    with chunk.open(encoding="utf-8") as lines:
         for line in lines:
             yield json.loads(line)
