@@ -261,6 +261,7 @@ def test_predictions_of_the_same_model_are_continued(tmp_path: Path, form: str, 
         ({"model": "b" * 64}, "model aaaaaaaaaaaa before, bbbbbbbbbbbb now"),
         ({"threshold_of_unknown": 0.31}, "threshold of unknown 0.3 before, 0.31 now"),
         ({"level_of_prediction_sets": 0.9}, "level of prediction sets none before, 0.9 now"),
+        ({"max_pixels": 80_000_000}, "max.pixels none before, 80,000,000 now"),
     ],
 )
 @pytest.mark.parametrize("until", [2, 1000])

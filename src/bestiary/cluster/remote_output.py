@@ -65,9 +65,8 @@ def open_output(uri: str, *, resume: bool = False) -> Iterator[Path]:
     with write_lock(location):
         _require_free(location, path, resume=resume)
         yield path
-        state = upload(path, location)
+        write_json(path.parent / NOTE, {"state": upload(path, location)})
         _keep_record(path)
-        write_json(path.parent / NOTE, {"state": state})
 
 
 def is_uploaded(uri: str) -> bool:
@@ -78,7 +77,8 @@ def is_uploaded(uri: str) -> bool:
     path, location = local_path(uri), parse_uri(uri)
     if location.scheme == FILE or not (note := path.parent / NOTE).exists():
         return False
-    return _read_state(resolve(location)) == read_json(note).get("state")
+    state = _read_state(resolve(location))
+    return state is not None and state == read_json(note).get("state")
 
 
 def _read_state(location: Location) -> list[int | str] | None:
@@ -88,9 +88,9 @@ def _read_state(location: Location) -> list[int | str] | None:
 
 
 def _keep_record(path: Path) -> None:
-    """Remove the folder of a finished output but for the record of its pictures."""
+    """Remove what is in the folder of a finished output but for the note and the record of its pictures."""
     for entry in path.parent.iterdir():
-        if entry.name == path.name + RECORD_SUFFIX:
+        if entry.name in (NOTE, path.name + RECORD_SUFFIX):
             continue
         shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink(missing_ok=True)
 
@@ -204,8 +204,9 @@ def _take_claim(mark: Location, holder: Holder) -> Holder | None:
     """
     fs = import_optional("pyarrow.fs", extra=EXTRA)
     file_system = open_file_system(mark)
-    with file_errors(mark), contextlib.suppress(FileNotFoundError):
-        if mark.scheme != GS:  # it has no folders: a name with a slash is enough, and nothing but claims is left
+    # GCS has no folders: a name with a slash is enough, and what is not there is the bucket.
+    with file_errors(mark), contextlib.suppress(*([] if mark.scheme == GS else [FileNotFoundError])):
+        if mark.scheme != GS:
             file_system.create_dir(mark.path, recursive=True)
         with file_system.open_output_stream(f"{mark.path}/{holder['token']}") as out:
             out.write(json.dumps(holder).encode())
