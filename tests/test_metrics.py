@@ -16,7 +16,7 @@ from sklearn import metrics as sk
 
 from bestiary.errors import UserError
 from bestiary.evaluation import intervals
-from bestiary.evaluation.metrics import compute_metrics
+from bestiary.evaluation.metrics import MetricSums, compute_metrics, macro_f1_interval, sums_by_picture
 from bestiary.quick_metrics import macro_f1
 from bestiary.report.classification_report import classification_report
 from bestiary.stats import Z_95
@@ -376,3 +376,62 @@ def test_the_table_is_aligned_for_labels_in_any_script() -> None:
     # A Chinese character takes two columns and a combining accent none.
     assert len(lines[1]) + 40 == len(lines[2]) - 2 == len(lines[3]) == len(lines[4])
     assert "two?lines" in text
+
+
+def test_a_perfect_prediction_has_the_clipped_log_loss() -> None:
+    body = compute_metrics(np.array([0, 1]), np.eye(2), names(2), resamples=3)
+    assert body["log_loss"]["value"] == -np.log(1 - np.finfo(np.float64).eps) > 0
+    wrong = compute_metrics(np.array([1, 0]), np.eye(2), names(2), resamples=3)
+    assert wrong["log_loss"]["value"] == pytest.approx(-np.log(np.finfo(np.float64).eps))
+
+
+def drawn_metrics(k: int = 3, n: int = 40) -> Predictions:
+    rng = np.random.default_rng(7)
+    return rng.integers(0, k, n), rng.dirichlet(np.ones(k), n), np.arange(n)
+
+
+def test_a_label_without_pictures_does_not_widen_balanced_accuracy() -> None:
+    truth, probabilities, _ = drawn_metrics()
+    wider = np.hstack([probabilities, np.zeros((len(truth), 1))])
+    three, four = (compute_metrics(truth, p, names(p.shape[1]), resamples=50) for p in (probabilities, wider))
+    assert four["balanced_accuracy"] == three["balanced_accuracy"]
+    assert four["macro_recall"]["value"] == pytest.approx(three["macro_recall"]["value"] * 3 / 4)
+
+
+def test_probabilities_of_float32_are_computed_with_in_float64() -> None:
+    truth, probabilities, _ = drawn_metrics()
+    single = probabilities.astype(np.float32)
+    double = compute_metrics(truth, single.astype(np.float64), names(3), resamples=5)
+    assert compute_metrics(truth, single, names(3), resamples=5) == double
+
+
+@pytest.mark.parametrize("row", [[-0.2, 0.6, 0.6], [1.2, -0.2, 0], [1.5, 0, 0], [np.nan, 0.5, 0.5], [np.inf, 0, 0]])
+def test_what_is_no_probability_is_refused(row: list[float]) -> None:
+    with pytest.raises(ValueError, match=r"^`probabilities` contains a value that is not in \[0, 1\]\. Pass softmax"):
+        compute_metrics(np.array([0, 1]), np.array([[1, 0, 0], row]), names(3), resamples=3)
+
+
+@pytest.mark.parametrize(
+    ("sum_of_row", "is_refused"), [(1.0009, False), (0.9991, False), (1.0011, True), (0.9989, True)]
+)
+def test_a_row_may_be_a_thousandth_away_from_a_sum_of_1(sum_of_row: float, is_refused: bool) -> None:
+    probabilities = np.array([[0.5, sum_of_row - 0.5]])
+    if not is_refused:
+        assert compute_metrics(np.array([0]), probabilities, names(2), resamples=3)["n"] == 1
+        return
+    with pytest.raises(ValueError, match=r"^A row of `probabilities` is 0\.0011 away from a sum of 1\. Pass softmax"):
+        compute_metrics(np.array([0]), probabilities, names(2), resamples=3)
+
+
+def test_the_interval_of_a_mean_f1_is_that_of_its_classes() -> None:
+    truth, probabilities, groups = drawn_metrics()
+    predicted = probabilities.argmax(axis=1)
+    body = compute_metrics(truth, probabilities, names(3), resamples=3)
+    sums = MetricSums.total(sums_by_picture(truth, predicted, probabilities), 3)
+    for used in ([True, True, True], [True, False, True], [False, True, False]):
+        scores = [body["per_class"][name]["f1"] for name, is_used in zip(names(3), used, strict=True) if is_used]
+        value, low, high = (np.array([score[end] for score in scores]) for end in ("value", "low", "high"))
+        ends = macro_f1_interval(np.array(used), sums, truth, predicted, groups)
+        assert ends == pytest.approx(intervals.mover_interval(value, low, high))
+    few = macro_f1_interval(np.ones(3, bool), sums, truth, predicted, groups // 10)
+    assert few[0] < macro_f1_interval(np.ones(3, bool), sums, truth, predicted, groups)[0]

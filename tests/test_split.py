@@ -3,14 +3,18 @@ import random
 from collections import Counter, defaultdict
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bestiary.data.mixed_groups import fold_mixed_groups
 from bestiary.data.split import (
     SplitItem,
+    parse_split_name,
     require_all_splits,
     split_digest,
+    stratified_group_folds,
     stratified_group_folds_by_content,
     stratified_group_split,
 )
@@ -216,3 +220,35 @@ def test_the_digest_depends_on_who_is_where_and_on_nothing_else() -> None:
 def test_the_split_is_the_same_in_every_version_of_bestiary() -> None:
     """Whoever changes this value changes everybody's test pictures: say so in the changelog."""
     assert split_digest(many(), stratified_group_split(many(), SHARES, seed=0)) == "2a619191424f7650"
+
+
+@pytest.mark.parametrize("ending", ["", "set", "_set", "-set", " set", " SET ", "_Set"])
+@pytest.mark.parametrize(
+    ("name", "part"), [("train", "train"), ("Training", "train"), ("valid", "val"), ("dev", "val"), ("testing", "test")]
+)
+def test_the_usual_names_of_the_parts(name: str, part: str, ending: str) -> None:
+    assert parse_split_name(name + ending) == part
+
+
+@pytest.mark.parametrize("name", ["", "set", "_set", "trainsets", "train+set", "settrain"])
+def test_other_names_are_no_parts(name: str) -> None:
+    assert parse_split_name(name) is None
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_folds_of_equally_rare_labels_are_of_equal_size(seed: int) -> None:
+    """Each label has one group, which may go to any fold: the sizes of the folds decide."""
+    labels = np.array([0, 1, 2])
+    folds = stratified_group_folds(labels, labels, folds=3, seed=seed)
+    assert folds.dtype == np.int64
+    assert sorted(folds) == [0, 1, 2]
+
+
+def test_folds_of_groups_with_several_labels_count_all_of_them() -> None:
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(12), 5)
+    labels = rng.integers(0, 3, 60)
+    folds = stratified_group_folds(labels, groups, folds=3, seed=1)
+    assert folds.tolist() == fold_mixed_groups(labels, groups, folds=3, seed=1).tolist()
+    by_first = stratified_group_folds(labels[::5].repeat(5), groups, folds=3, seed=1)
+    assert folds.tolist() != by_first.tolist()
