@@ -170,6 +170,19 @@ def test_a_run_that_is_killed_after_the_file_was_written_is_complete(pictures: P
         count()
 
 
+def test_what_a_killed_run_has_collected_stays_where_another_file_has_its_name(pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    with pytest.raises(KilledError):
+        write_all("megadetector", out, pictures, until=2)
+    out.write_text("that of another program")
+    before = sorted(path.name for path in tmp_path.glob("out*"))
+    with pytest.raises(UserError, match="is complete without"):
+        files = [pictures / name for name in NAMES]
+        count_complete(out, "megadetector", Conversion(CLASSES, MODEL), {"model": MODEL}, files)
+    assert sorted(path.name for path in tmp_path.glob("out*")) == before
+    assert out.read_text() == "that of another program"
+
+
 def test_another_model_is_not_resumed(pictures: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.json"
     with pytest.raises(KilledError):

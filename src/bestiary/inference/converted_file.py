@@ -48,8 +48,12 @@ def count_complete(
     """
     if not is_occupied(path):
         return None
-    _finish_record(path, path.with_name(path.name + COLLECTED_SUFFIX))
-    return ResumeRecord(path, list_facts(output_format, conversion, conditions)).count_complete(files)
+    collected = path.with_name(path.name + COLLECTED_SUFFIX)
+    recorded = collected if collected.with_name(collected.name + SUFFIX).exists() else path
+    facts = list_facts(output_format, conversion, conditions)
+    count = ResumeRecord(recorded, facts, str(path)).count_complete(files)
+    _finish_record(path, collected)  # only now: a file of another origin may lie where a killed run would write its own
+    return count
 
 
 def _finish_record(path: Path, collected: Path) -> None:
