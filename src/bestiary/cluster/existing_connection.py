@@ -68,9 +68,9 @@ def _is_same_address(first: str, second: str) -> bool:
 
 def _find_numbers(host: str) -> set[str]:
     """Return the numeric addresses of a host; of this computer all that are found."""
-    numbers = _resolve(host)
-    own = _resolve(socket.gethostname()) | {"127.0.0.1", "::1"}
-    return numbers | own if numbers & own else numbers
+    numbers, name = _resolve(host), socket.gethostname()
+    own = _resolve(name) | {"127.0.0.1", "::1"}
+    return numbers | own if numbers & own or host == name.lower() else numbers  # `urlsplit` gives lower case
 
 
 def _resolve(host: str) -> set[str]:
