@@ -1,6 +1,7 @@
 """Copies that are mirrored, cropped, brightened or stored anew: found; pictures that only resemble each other: not."""
 
 import itertools
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -260,13 +261,12 @@ def test_thumbnails_that_are_gathered_in_chunks_give_the_same_pairs(
 
 
 @pytest.mark.slow
-def test_two_hundred_thousand_hashes_are_searched_in_a_minute() -> None:
-    import time
-
+def test_two_hundred_thousand_hashes_are_searched_without_comparing_all() -> None:
+    """In a minute of processor time, of which other programs take nothing; all pairs would take many."""
     bits = clustered(200_000, seed=1, at_most=40)
-    begun = time.monotonic()
+    begun = time.process_time()
     pairs = find_near_pairs(bits, 40, threads=2)
-    assert time.monotonic() - begun < 60
+    assert time.process_time() - begun < 60
     assert (
         len(np.unique(pairs[:, 1])) >= 19_900
     )  # a copy of a copy may be further than 40 bits from nothing but its own
