@@ -340,12 +340,13 @@ class SteadyEpochs:
 
 
 @pytest.mark.parametrize(
-    ("teacher", "suspects", "counted"), [("lite0", False, 300), ("lite0", True, 300), ("lite2", True, 0)]
+    ("teacher", "suspects", "folds", "counted"),
+    [("lite0", False, 0, 300), ("lite0", True, 0, 300), ("lite0", False, 5, 400), ("lite2", True, 0, 0)],
 )
 def test_the_features_of_a_teacher_count_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, teacher: str, suspects: bool, counted: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, teacher: str, suspects: bool, folds: int, counted: int
 ) -> None:
-    """The label check computes those of lite2 for a network anyway."""
+    """The label check computes those of lite2 for a network anyway; folds train on all pictures."""
     pytest.importorskip("torch")
     monkeypatch.setattr(time_estimate, "_decode_seconds", lambda _: 0.0)
     monkeypatch.setattr(SlowMachine, "epoch_throughput", lambda *_: SteadyEpochs())
@@ -354,8 +355,12 @@ def test_the_features_of_a_teacher_count_once(
     pictures = pl.DataFrame(rows | {"path": [f"{row}.png" for row in range(len(parts))]})
 
     def estimate(distill: str) -> float:
-        recipe = {"model": {"method": "scratch"}, "train": {"distill": distill}, "data": {"suspects": suspects}}
-        recipe |= {"features": {"engine": "onnxruntime"}}
+        recipe = {
+            "model": {"method": "scratch"},
+            "train": {"distill": distill},
+            "features": {"engine": "onnxruntime"},
+            "data": {"suspects": suspects, "folds": folds},
+        }
         task = make_task(Path(), Recipe.of(recipe).resolve(), pictures, Context(1, cache=tmp_path))
         return time_estimate.estimate_seconds(task, SlowMachine()).seconds(1)
 

@@ -166,14 +166,18 @@ def _label_check_seconds(task: TrainingTask, machine: MachineProfile) -> float:
 
 
 def _teacher_seconds(task: TrainingTask, machine: MachineProfile) -> float:
-    """Return the time of the features of a network's teacher, but for those that the label check computes anyway."""
+    """Return the time of the features of a network's teacher, but for those that the label check computes anyway.
+
+    In cross-validation a picture of any split is a training picture of some fold.
+    """
     if (backbone := teacher_backbone(task.recipe)) is None:
         return 0.0
     if task.recipe.data.suspects and backbone.name == AUDIT_BACKBONE:
         return 0.0
     task = _with_backbone(task, backbone.name)
-    precision = task.engine_choice.precision
-    missing = len(task.feature_cache(precision).missing(task.split("train").keys))
+    precision, splits = task.engine_choice.precision, SPLITS if task.recipe.data.folds else ("train",)
+    cache = task.feature_cache(precision)
+    missing = sum(len(cache.missing(task.split(split).keys)) for split in splits)
     return machine.feature_throughput(task, precision).seconds(missing) if missing else 0.0
 
 
