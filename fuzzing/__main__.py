@@ -72,6 +72,8 @@ def main() -> int:
     if unknown := [name for name in names if name not in TARGETS]:
         parser.error(f"there is no target {unknown[0]}; targets are {', '.join(TARGETS)}")
     if arguments.input:
+        if len(arguments.targets) != 1:
+            parser.error("--input runs one target: name it, as in coco --input FILE")
         repeat(names[0], arguments.input.absolute())
         return 0
     failed = 0

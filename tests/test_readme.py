@@ -72,7 +72,12 @@ def test_the_paths_of_the_map_exist() -> None:
         assert (ROOT / path).exists() or (ROOT / "src/bestiary" / path).exists(), path
 
 
-def test_its_links_lead_to_files() -> None:
-    targets = re.findall(r"\]\(([^)#]+)", README)
-    assert len(targets) > 20
-    assert [target for target in targets if not (ROOT / target).exists()] == []
+def test_its_links_lead_to_files_and_headings() -> None:
+    links = re.findall(r"\]\(([^)#]+)#?([^)]*)\)", README)
+    assert len(links) > 20
+    assert [target for target, _ in links if not (ROOT / target).exists()] == []
+    named = [(ROOT / target, heading) for target, heading in links if heading]
+    assert named
+    for page, heading in named:
+        titles = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        assert heading in [title.lower().replace(" ", "-") for title in titles], f"{page}#{heading}"
