@@ -485,6 +485,15 @@ def test_an_export_of_label_studio_of_another_structure_names_the_task(
         listed(source, format_name="label-studio")
 
 
+@pytest.mark.parametrize("cell", ['{"choices": "fox"}', '[{"rectanglelabels": 7}]', '[{"rectanglelabels": "fox"}]'])
+def test_a_row_of_label_studio_of_another_structure_is_named(tmp_path: Path, cell: str) -> None:
+    own = {"annotator": ["1"] * 2, "annotation_id": ["2"] * 2, "lead_time": ["3"] * 2}
+    rows = {"image": ["a.jpg", "b.jpg"], "label": ["fox", cell], **own}
+    pl.DataFrame(rows).write_csv(tmp_path / "export.csv")
+    with pytest.raises(SourceError, match=r"export\.csv, task 2: .* not a list"):
+        listed(tmp_path / "export.csv")
+
+
 @pytest.mark.parametrize("number", [10**400, "wide", None])
 def test_a_rectangle_of_label_studio_without_usable_numbers_is_refused(tmp_path: Path, number: Any) -> None:
     wrong = changed_task("annotations", 0, "result", 1, "value", "width", value=number)

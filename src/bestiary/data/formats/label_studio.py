@@ -88,22 +88,30 @@ def local_name(address: str) -> str:
 
 
 def _iter_tasks(source: Path) -> Iterator[LabelledTask]:
-    if source.suffix.lower() == ".csv":
-        table = open_table(source)
-        for row in table.read(table.columns).iter_rows(named=True):
-            yield _read_short({name: _decode_cell(cell) for name, cell in row.items()}, source)
-        return
-    content = load_json(source)
-    if not isinstance(content, list) or not all(isinstance(task, dict) for task in content):
-        raise SourceError(f"{source} is no export of Label Studio: expected a list of tasks.")
-    for number, task in enumerate(content, start=1):
-        is_full = "annotations" in task or "completions" in task
+    """Yield the tasks of an export; raises SourceError, with the number, for one of another structure."""
+    is_table = source.suffix.lower() == ".csv"
+    for number, task in enumerate(_iter_rows(source) if is_table else _load_tasks(source), start=1):
+        is_full = not is_table and ("annotations" in task or "completions" in task)
         try:
-            yield _read_full(task, source) if is_full else _read_short(task, source)
+            labelled = _read_full(task, source) if is_full else _read_short(task, source)
         except (TypeError, AttributeError) as error:
             raise SourceError(
                 f"{source}, task {number:,}: {error}. Expected an export of Label Studio: export again."
             ) from None
+        yield labelled
+
+
+def _iter_rows(source: Path) -> Iterator[dict[str, Any]]:
+    table = open_table(source)
+    for row in table.read(table.columns).iter_rows(named=True):
+        yield {name: _decode_cell(cell) for name, cell in row.items()}
+
+
+def _load_tasks(source: Path) -> list[dict[str, Any]]:
+    content = load_json(source)
+    if not isinstance(content, list) or not all(isinstance(task, dict) for task in content):
+        raise SourceError(f"{source} is no export of Label Studio: expected a list of tasks.")
+    return content
 
 
 def _decode_cell(cell: str | None) -> Any:
