@@ -89,6 +89,9 @@ def test_normalisation_is_read_from_an_image_processor_beside_it(tmp_path: Path,
     (tmp_path if in_folder_above else folder).joinpath("preprocessor_config.json").write_text(json.dumps(config))
     changed = load(folder / "model.onnx", {})
     assert changed.version != backbone.version  # another graph, and other features
+    (tmp_path if in_folder_above else folder).joinpath("preprocessor_config.json").write_text("[" * 100_000)
+    with pytest.raises(RecipeError, match=r"preprocessor_config\.json beside .* is no JSON"):
+        load(folder / "model.onnx", {})
 
 
 def test_a_graph_of_bytes_normalises_itself(tmp_path: Path) -> None:

@@ -501,6 +501,9 @@ def test_a_package_that_is_not_complete_is_refused_before_predicting(
         write_all("camtrap-dp", tmp_path / "out", pictures, package=package)
     with pytest.raises(UserError, match="Give --package DIR"):
         write_all("camtrap-dp", tmp_path / "out", pictures)
+    (package / "datapackage.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match=r"datapackage\.json cannot be read: "):
+        write_all("camtrap-dp", tmp_path / "out", pictures, package=package)
     (package / "datapackage.json").write_text(json.dumps(DESCRIPTOR))
     (package / "deployments.csv").write_text(DEPLOYMENTS.replace("longitude", "lon"))
     with pytest.raises(UserError, match="lacks the columns longitude"):

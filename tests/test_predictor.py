@@ -248,6 +248,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no bundle": (lambda run: (run / "bundle.json").unlink(), "no finished model"),
     "no graph": (lambda run: (run / "model.onnx").unlink(), "model.onnx cannot be read"),
     "half a bundle": (lambda run: _cut(run / "bundle.json"), "damaged"),
+    "nested too deeply": (lambda run: (run / "bundle.json").write_text("[" * 100_000), "damaged"),
     "no object": (lambda run: (run / "bundle.json").write_text("[]"), "damaged"),
     "not text": (lambda run: (run / "bundle.json").write_bytes(b"\xff\xfe\x00"), "damaged"),
     "a key missing": (lambda run: _edit(run, threshold=...), "threshold"),

@@ -163,7 +163,7 @@ def read_bundle(run: Path) -> Bundle:
             names = ", ".join(map(str, inside[:MAX_RUNS]))
             raise RunError(f"{run} is a folder of runs, and no run itself. Give one of them: {names}.") from None
         raise RunError(f"{run} has no finished model: {BUNDLE_NAME} is missing. Train again, or resume it.") from None
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise RunError(f"{run / BUNDLE_NAME} is damaged or of another version of bestiary: {error}.") from None
     if bundle.format != BUNDLE_FORMAT:
         raise RunError(

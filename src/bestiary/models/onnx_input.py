@@ -122,7 +122,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     text = read_config_text(path)
     try:
         values = json.loads(text or "{}")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RecipeError(f"The {CONFIG_NAME} beside {path} is no JSON: {error}. Mend it, or set onnx.white.") from None
     return values if isinstance(values, dict) else {}
 

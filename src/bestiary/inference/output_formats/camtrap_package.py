@@ -103,7 +103,7 @@ def _read_descriptor(path: Path) -> dict[str, Any]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SourceError(f"There is no {path}. {NEEDED}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SourceError(f"{path} cannot be read: {error}.") from None
     if not isinstance(values, dict) or (missing := [name for name in PROJECT_FIELDS if name not in values]):
         lacks = format_names(missing, len(PROJECT_FIELDS)) if isinstance(values, dict) else "an object"
