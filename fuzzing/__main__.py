@@ -36,7 +36,13 @@ def fuzz(name: str, seconds: int, seed: int) -> Outcome:
         (seeds / f"{number:02}").write_bytes(bytes([number]) + case.files[case.fuzzed])
     before = set(folder.iterdir())
     command = [sys.executable, "-m", "fuzzing.worker", name, f"-max_total_time={seconds}", f"-seed={seed}"]
-    limits = [f"-rss_limit_mb={MEMORY_MB}", f"-timeout={SECONDS}", "-max_len=20000", "-len_control=0"]
+    limits = [
+        f"-rss_limit_mb={MEMORY_MB}",
+        f"-timeout={SECONDS}",
+        f"-report_slow_units={SECONDS}",
+        "-max_len=20000",
+        "-len_control=0",
+    ]
     command += [*limits, f"-artifact_prefix={folder}/", "-verbosity=1", str(corpus), str(seeds)]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
     log = done.stdout.decode(errors="replace")
