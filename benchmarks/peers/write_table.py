@@ -159,10 +159,10 @@ def render_table(results: dict[str, Any]) -> str:
     skipped = [f"{e['title']}: {e['not_run']}" for name, e in tools.items() if name not in measured and "not_run" in e]
     loads = [load for entry in measured.values() for run in entry.get("train", []) for load in run["load"]]
     lines = [
-        f"{counts['files']:,} files: {counts['train']:,} to train, {counts['val']} to validate,"
-        f" {counts['test']} to test, the same for all. {results['processor']}, {results['threads']} threads;"
+        f"{counts['used']:,} of {counts['files']:,} pictures, the same for all: {counts['train']:,} to train,"
+        f" {counts['val']} to validate, {counts['test']} to test. {results['processor']}, {results['threads']} threads;"
         f" load {min(loads):g} to {max(loads):g} while training: other jobs ran on the machine, so processor seconds"
-        " say more than seconds. Each tool was measured after a run of bestiary.",
+        " say more than seconds. bestiary and the others ran in turn.",
         "",
         f"| {' | '.join(HEADER)} |",
         f"|{'---|' * len(HEADER)}",
