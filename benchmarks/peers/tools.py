@@ -115,9 +115,9 @@ TOOLS = (
         "autogluon_multimodal.py",
         "autogluon",
         ("torch", "timm", "autogluon.multimodal"),
-        ("--backbone", "lite0", "--epochs", "4"),
+        ("--backbone", "lite0", "--seconds", "420"),
         "lite0",
-        "timm_image from a local checkpoint, 4 epochs, else defaults",
+        "timm_image from a local checkpoint, defaults (20 epochs), stopped after 420 s",
         "split_train_tuning_data, default fraction",
     ),
 )
