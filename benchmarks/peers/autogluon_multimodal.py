@@ -1,4 +1,4 @@
-"""AutoGluon MultiModal on pictures: timm's network from a local checkpoint, its own settings but for epochs.
+"""AutoGluon MultiModal on pictures: timm's network from a local checkpoint, its own settings and a time limit.
 
 The checkpoint is a folder of `config.json` and `pytorch_model.bin`, written from --weights.
 """
@@ -32,6 +32,7 @@ def train_predictor(rows: list[Row], model: Path, options: argparse.Namespace) -
         train_data=tables["train"],
         tuning_data=tables["val"],
         seed=options.seed,
+        time_limit=float(options.seconds),
         column_types={"image": "image_path"},
         hyperparameters={
             "model.names": ["timm_image"],
@@ -92,4 +93,5 @@ def split_folder(pictures: Path) -> Iterator[tuple[str, str]]:
 
 
 if __name__ == "__main__":
-    run_peer(PeerScript(train_predictor, predict_labels, export_predictor, split_folder), backbone="lite0", epochs=1)
+    script = PeerScript(train_predictor, predict_labels, export_predictor, split_folder)
+    run_peer(script, backbone="lite0", epochs=20, seconds="600")

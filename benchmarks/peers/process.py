@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-INTERVAL_SECONDS = 0.3
+INTERVAL_SECONDS = 1.0  # a sample of a tree with torch costs some 0.04 s of a processor
 TIMED_OUT = 124  # exit code of `timeout`
 
 

@@ -1,10 +1,11 @@
 """Compares bestiary with other tools on the same files and split; every tool alternates with bestiary.
 
     python benchmarks/peers/run.py PICTURES --environments DIR --work DIR [--labels animals10] [--only NAME,…]
-        [--steps train,cold,broken,split,export,size,score] [--rounds 1]
+        [--steps train,cold,broken,split,export,size,score] [--rounds 1] [--every 1] [--per-class N]
 
 DIR of --environments has one environment a tool, made from `requirements/`; see README.md beside this file. Results go
-into benchmarks/results.json after every measurement: what is not measured this time stays.
+into benchmarks/results.json after every measurement: what is not measured this time stays. --per-class: of the split of
+all pictures, use at most N training pictures of a class, and as many parts of val and test, where time is short.
 """
 
 from __future__ import annotations
@@ -22,17 +23,20 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
+import polars as pl  # noqa: E402
+
 from broken_files import WRITERS, describe_outcome, last_line, write_small_split  # noqa: E402
 from measuring import build_parser, count_cores, list_class_files, parse_choices, read_processor_name  # noqa: E402
 from peer_script import THREADS, read_rows  # noqa: E402
 from process import Measured, run_measured  # noqa: E402
-from scores import count_torn_pairs, read_duplicate_pairs, read_test_pictures, score_answers  # noqa: E402
+from scores import count_torn_pairs, read_duplicate_pairs, read_pictures, score_answers  # noqa: E402
 from sizes import measure_environment  # noqa: E402
 from tools import BESTIARY, TOOLS, Tool  # noqa: E402
 
 RESULTS = HERE.parent / "results.json"
 STEPS = ("train", "cold", "broken", "split", "export", "size", "score")
-COLD_RUNS, TIMEOUT_SECONDS, SMALL_TIMEOUT_SECONDS = 5, 2400, 300
+SMALLER = {"train": 1.0, "val": 0.25, "test": 0.75}  # of --per-class
+COLD_RUNS, TIMEOUT_SECONDS, SMALL_TIMEOUT_SECONDS = 5, 2400, 900
 
 
 class Bench:
@@ -48,6 +52,9 @@ class Bench:
 
     def entry(self, tool: Tool) -> dict[str, Any]:
         entry: dict[str, Any] = self.results.setdefault("tools", {}).setdefault(tool.name, {})
+        if entry.get("settings", tool.settings) != tool.settings:
+            for name in ("train", "predict", "cold_start", "export"):  # figures of other settings
+                entry.pop(name, None)
         entry |= {"title": tool.title, "settings": tool.settings}
         return entry
 
@@ -93,6 +100,8 @@ def main() -> None:
     parser.add_argument("--only", type=partial(parse_choices, known=names), default=tuple(names))
     parser.add_argument("--steps", type=partial(parse_choices, known=STEPS), default=STEPS)
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--every", type=int, default=1, help="bestiary runs before every so many tools")
+    parser.add_argument("--per-class", type=int, help="training pictures of a class; default: all")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     bench = Bench(arguments)
@@ -101,13 +110,12 @@ def main() -> None:
     note_circumstances(bench, tools, split, arguments.seed)
     if "train" in arguments.steps:
         for _ in range(arguments.rounds):
-            for tool in tools:
-                for turn in dict.fromkeys((BESTIARY, tool)):
-                    measure_training(bench, turn, split)
+            for tool in list_turns(tools, arguments.every):
+                measure_training(bench, tool, split)
     trained = [tool for tool in tools if (bench.model(tool) / "facts.json").exists()]
     if "cold" in arguments.steps:
         measure_cold_starts(bench, list(dict.fromkeys((BESTIARY, *trained))), split)
-    for step, measure in (("broken", measure_broken), ("split", measure_split), ("size", measure_size)):
+    for step, measure in (("size", measure_size), ("split", measure_split), ("broken", measure_broken)):
         for tool in tools if step in arguments.steps else ():
             measure(bench, tool, split)
     for tool in trained if "export" in arguments.steps else ():
@@ -130,11 +138,20 @@ def write_split(bench: Bench, arguments: argparse.Namespace) -> Path:
         if done.code:
             raise SystemExit(done.output)
     if not split.exists():
-        import polars as pl
-
-        pictures = pl.read_parquet(run / "pictures.parquet").filter(pl.col("split").is_not_null())
-        pictures.select("path", "label", "split").write_csv(split)
+        rows = read_pictures(run).select("path", "label", "split")
+        if arguments.per_class:
+            limit = pl.col("split").replace_strict(SMALLER, return_dtype=pl.Float64) * arguments.per_class
+            rows = rows.sample(fraction=1, shuffle=True, seed=arguments.seed)
+            rows = rows.filter(pl.int_range(pl.len()).over("label", "split") < limit).sort("path")
+        rows.write_csv(split)
     return split
+
+
+def list_turns(tools: list[Tool], every: int) -> list[Tool]:
+    """Return the tools with bestiary before the first and after every `every` of them."""
+    others = [tool for tool in tools if tool is not BESTIARY] or tools
+    turns = [turn for start in range(0, len(others), every) for turn in (BESTIARY, *others[start : start + every])]
+    return list(dict.fromkeys(turns)) if others == [BESTIARY] else turns
 
 
 def note_circumstances(bench: Bench, tools: list[Tool], split: Path, seed: int) -> None:
@@ -144,7 +161,7 @@ def note_circumstances(bench: Bench, tools: list[Tool], split: Path, seed: int) 
         "processor": read_processor_name(),
         "cores": count_cores(),
         "threads": THREADS,
-        "pictures": {"files": len(list_class_files(bench.pictures)), "seed": seed, **counts},
+        "pictures": {"files": len(list_class_files(bench.pictures)), "used": len(rows), "seed": seed, **counts},
     }
     for tool in tools:
         bench.entry(tool)["versions"] = read_versions(bench, tool)
@@ -181,28 +198,35 @@ def measure_training(bench: Bench, tool: Tool, split: Path) -> None:
     entry |= json.loads((model / "facts.json").read_text(encoding="utf-8"))
     entry.setdefault("train", []).append(done.figures())
     bench.save()
-    paths = write_paths(bench, split)
-    done = bench.run(tool, "predict", model, paths, answers_path(bench, tool))
+    done = run_prediction(bench, tool, write_paths(bench, split), answers_path(bench, tool))
     report(tool, "predict", done)
-    if done.code:
-        raise SystemExit(done.output)
     entry.setdefault("predict", []).append(done.figures())
     bench.save()
+
+
+def run_prediction(bench: Bench, tool: Tool, paths: Path, answers: Path, *, memory: bool = True) -> Measured:
+    """Label pictures with a trained tool; raises SystemExit with its output if it fails."""
+    answers.unlink(missing_ok=True)
+    done = bench.run(tool, "predict", bench.model(tool), paths, answers, memory=memory)
+    if done.code:
+        raise SystemExit(done.output)
+    return done
 
 
 def measure_cold_starts(bench: Bench, tools: list[Tool], split: Path) -> None:
     """Time fresh processes that predict one picture, the tools in turn; one more first, which reads the files in."""
     path = write_paths(bench, split, limit=1)
-    times: dict[str, list[float]] = {tool.name: [] for tool in tools}
+    runs: dict[str, list[Measured]] = {tool.name: [] for tool in tools}
     for _ in range(COLD_RUNS + 1):
         for tool in tools:
-            done = bench.run(tool, "predict", bench.model(tool), path, bench.work / "one.csv", memory=False)
-            if done.code:
-                raise SystemExit(done.output)
-            times[tool.name].append(done.seconds)
+            done = run_prediction(bench, tool, path, bench.work / "one.csv", memory=False)
+            runs[tool.name].append(done)
     for tool in tools:
-        bench.entry(tool)["cold_start"] = {"seconds": times[tool.name][1:], "load": os.getloadavg()[0]}
-        print(f"{tool.name:15} cold start {statistics.median(times[tool.name][1:]):.2f} s", flush=True)
+        counted = runs[tool.name][1:]
+        seconds, cpu_seconds = [done.seconds for done in counted], [done.cpu_seconds for done in counted]
+        loads = [done.load[0] for done in counted]
+        bench.entry(tool)["cold_start"] = {"seconds": seconds, "cpu_seconds": cpu_seconds, "load": loads}
+        print(f"{tool.name:15} cold start {statistics.median(seconds):.2f} s", flush=True)
     bench.save()
 
 
@@ -216,7 +240,7 @@ def measure_broken(bench: Bench, tool: Tool, split: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         small = write_small_split(read_rows(split), folder, kind)
         weights = ("--weights", bench.work / f"{tool.weights}.pt") if tool.weights else ()
-        options = [*tool.options, "--epochs", "1"]
+        options = [*tool.options, "--epochs", "3"]  # fastai leaves the last part of a batch out of each epoch
         model = folder / "model"
         done = bench.run(
             tool, "train", small, model, *weights, *options, timeout_seconds=SMALL_TIMEOUT_SECONDS, memory=False
@@ -278,7 +302,8 @@ def measure_export(bench: Bench, tool: Tool, split: Path) -> None:
 
 
 def score(bench: Bench) -> None:
-    pictures = read_test_pictures(bench.work / "split-run")
+    test = [row["path"] for row in read_rows(bench.work / "split.csv") if row["split"] == "test"]
+    pictures = read_pictures(bench.work / "split-run").filter(pl.col("path").is_in(test))
     answers = {tool.name: answers_path(bench, tool) for tool in TOOLS if answers_path(bench, tool).exists()}
     for name, scores in score_answers(answers, pictures, BESTIARY.name).items():
         bench.results["tools"][name] |= scores

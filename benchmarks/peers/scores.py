@@ -39,10 +39,10 @@ def score_answers(answers: dict[str, Path], pictures: pl.DataFrame, first: str) 
     return scores
 
 
-def read_test_pictures(run: Path) -> pl.DataFrame:
-    """Return the test pictures of a run: `path, sha256, label, group`."""
+def read_pictures(run: Path) -> pl.DataFrame:
+    """Return the pictures of a run's split: `path, sha256, label, group, split`."""
     pictures = table.read(run / "pictures.parquet", table.PICTURES)
-    return pictures.filter(pl.col("split") == "test").select("path", "sha256", "label", "group")
+    return pictures.filter(pl.col("split").is_not_null()).select("path", "sha256", "label", "group", "split")
 
 
 def count_torn_pairs(pairs: list[tuple[str, str]], parts: dict[str, str]) -> int:

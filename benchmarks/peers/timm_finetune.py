@@ -51,7 +51,7 @@ def train_network(rows: list[Row], model: Path, options: argparse.Namespace) -> 
     paths, labels = select_split(rows, "train")
     y = [classes.index(label) for label in labels]
     training = Pictures(paths, y, create_transform(**config, is_training=True, auto_augment=None))
-    loader = DataLoader(training, BATCH, shuffle=True, num_workers=THREADS, drop_last=len(paths) > BATCH)
+    loader = DataLoader(training, BATCH, shuffle=True, num_workers=THREADS, drop_last=len(paths) % BATCH == 1)
     optimiser = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, LEARNING_RATE, epochs=options.epochs, steps_per_epoch=len(loader)

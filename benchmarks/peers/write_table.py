@@ -28,7 +28,7 @@ HEADER = (
     "pictures a second",
     "peak memory, MB",
     "installed, MB; without CUDA",
-    "cold start, s",
+    "cold start, s; processor",
     "four broken files",
     "near-duplicates across its own split",
     "labels changed by export",
@@ -100,6 +100,13 @@ def describe_runs(entry: Entry, own: Entry) -> str:
     return f"{seconds:,.0f}{spread}{ratio}"
 
 
+def describe_cold_start(entry: Entry) -> str:
+    """Return the medians of the seconds and of the processor seconds of a process that labels one picture."""
+    if "cold_start" not in entry:
+        return "–"
+    return "; ".join(f"{statistics.median(entry['cold_start'][name]):.2f}" for name in ("seconds", "cpu_seconds"))
+
+
 def describe_broken(entry: Entry) -> str:
     """Return how often training stops or goes on, and how many of the files are named."""
     if "broken" not in entry:
@@ -139,7 +146,7 @@ def render_row(entry: Entry, own: Entry, pictures: int) -> str:
         cell(lambda tool: pictures_a_second(tool, pictures), more=True),
         cell(lambda tool: median_of(tool, "train", "peak_mb")),
         mark_better(size, entry.get("installed_mb"), own.get("installed_mb")),
-        cell(cold_start, 2),
+        mark_better(describe_cold_start(entry), cold_start(entry), cold_start(own)),
         describe_broken(entry),
         "has no splitter" if "split" in entry and torn_pairs(entry) is None else cell(torn_pairs),
         "no export" if "export" in entry and changed_labels(entry) is None else cell(changed_labels),
@@ -159,10 +166,11 @@ def render_table(results: dict[str, Any]) -> str:
     skipped = [f"{e['title']}: {e['not_run']}" for name, e in tools.items() if name not in measured and "not_run" in e]
     loads = [load for entry in measured.values() for run in entry.get("train", []) for load in run["load"]]
     lines = [
-        f"{counts['files']:,} files: {counts['train']:,} to train, {counts['val']} to validate,"
-        f" {counts['test']} to test, the same for all. {results['processor']}, {results['threads']} threads;"
+        f"{counts['used']:,} of {counts['files']:,} pictures, the same for all: {counts['train']:,} to train,"
+        f" {counts['val']} to validate, {counts['test']} to test. {results['processor']}, {results['threads']} threads;"
         f" load {min(loads):g} to {max(loads):g} while training: other jobs ran on the machine, so processor seconds"
-        " say more than seconds. Each tool was measured after a run of bestiary.",
+        " say more than seconds. bestiary and the others ran in turn.",
+        *results.get("notes", []),
         "",
         f"| {' | '.join(HEADER)} |",
         f"|{'---|' * len(HEADER)}",
