@@ -64,7 +64,7 @@ def test_a_higher_score_is_marked_if_the_interval_says_so() -> None:
 def test_a_tool_that_did_not_run_is_named() -> None:
     results = copy.deepcopy(RESULTS)
     results["tools"]["other"] = {"title": "Other", "settings": "", "not_run": "no wheel for this Python"}
-    assert "Not run: Other: no wheel for this Python" in render(results)
+    assert "Other: no wheel for this Python" in render(results).partition("Not run: ")[2]
 
 
 def test_a_readme_without_markers_is_refused() -> None:
