@@ -45,8 +45,9 @@ def test_every_tool_has_a_row_or_a_reason() -> None:
 def test_a_faster_tool_is_marked() -> None:
     results = copy.deepcopy(RESULTS)
     own, peer = results["tools"]["bestiary"], results["tools"]["sklearn"]
-    peer["cold_start"] = {"seconds": [SCRIPT["cold_start"](own) / 2], "cpu_seconds": [1.0]}
-    assert f"**{SCRIPT['cold_start'](peer):.2f}; 1.00**" in row_of(results, "sklearn")
+    own["cold_start"] = {"seconds": [0.5, 0.6, 0.5], "cpu_seconds": [0.5, 0.6, 0.5]}
+    peer["cold_start"] = {"seconds": [0.25], "cpu_seconds": [1.0]}
+    assert "| **0.25; 1.00** |" in row_of(results, "sklearn")
     peer["cold_start"]["seconds"] = [1000.0]
     assert "| 1000.00; 1.00 |" in row_of(results, "sklearn")
 
@@ -63,7 +64,7 @@ def test_a_higher_score_is_marked_if_the_interval_says_so() -> None:
 def test_a_tool_that_did_not_run_is_named() -> None:
     results = copy.deepcopy(RESULTS)
     results["tools"]["other"] = {"title": "Other", "settings": "", "not_run": "no wheel for this Python"}
-    assert "Not run: Other: no wheel for this Python" in render(results)
+    assert "Other: no wheel for this Python" in render(results).partition("Not run: ")[2]
 
 
 def test_a_readme_without_markers_is_refused() -> None:

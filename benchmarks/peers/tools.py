@@ -115,9 +115,9 @@ TOOLS = (
         "autogluon_multimodal.py",
         "autogluon",
         ("torch", "timm", "autogluon.multimodal"),
-        ("--backbone", "lite0", "--seconds", "420"),
+        ("--backbone", "lite0", "--seconds", "600"),
         "lite0",
-        "timm_image from a local checkpoint, defaults (20 epochs), stopped after 420 s",
+        "timm_image from a local checkpoint, defaults (20 epochs), stopped after 600 s",
         "split_train_tuning_data, default fraction",
     ),
 )
