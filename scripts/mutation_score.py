@@ -38,7 +38,7 @@ def describe_exit_code(code: int | None) -> str:
 
 
 def main() -> int:
-    """Print the numbers of the target, the first argument, with mutants in the second; return 1 below `LEAST`."""
+    """Print the numbers of the first argument, a target whose mutants are in the second; return 1 below `LEAST`."""
     target, folder = sys.argv[1], Path(sys.argv[2])
     outcomes = read_outcomes(folder)
     counts = Counter(outcomes.values())

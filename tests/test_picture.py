@@ -22,6 +22,7 @@ from bestiary.picture import (
     DecodeLimits,
     decode,
     load,
+    message_with_filename,
     open_picture,
     read_bytes,
     resize_to_square,
@@ -445,3 +446,15 @@ def pages(count: int) -> bytes:
 def test_pages_of_a_tiff_are_counted_up_to_a_limit(count: int) -> None:
     opened = open_picture(pages(count))
     assert (opened.frames, opened.width) == (min(count, MAX_PAGES), 1)
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("the file is empty.", "a.jpg is empty."),
+        ("the file names the file.", "a.jpg names the file."),
+        ("x/a.jpg is empty.", "x/a.jpg is empty."),
+    ],
+)
+def test_a_message_about_bytes_gets_the_name_of_their_file_once(message: str, expected: str) -> None:
+    assert message_with_filename(PictureError(message, check="unreadable"), "a.jpg") == expected

@@ -280,3 +280,10 @@ def test_a_policy_leaves_colours_to_itself_unless_both_are_set() -> None:
     both = {"model": {"method": "scratch"}, "augment": {"policy": "trivial", "colour_jitter": 0.1}}
     assert Recipe.of(both).resolve().augment.colour_jitter == 0.1
     assert Recipe.of({"model": {"method": "scratch"}}).resolve().augment.colour_jitter == 0.3
+
+
+@pytest.mark.parametrize("value", ["1" * 5000, "[" * 5000])
+def test_a_number_of_thousands_of_digits_and_deep_nesting_are_an_error(tmp_path: Path, value: str) -> None:
+    (tmp_path / "recipe.toml").write_text(f"[train]\nepochs = {value}\n")
+    with pytest.raises(RecipeError, match=r"recipe\.toml is not valid TOML"):
+        Recipe.read(tmp_path / "recipe.toml")

@@ -20,7 +20,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise RecipeError(f"There is no recipe at {path}.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"The recipe {path} cannot be read: {error}.") from None
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also for a number of thousands of digits, and deep nesting
         raise RecipeError(f"The recipe {path} is not valid TOML: {error}.") from None
 
 
@@ -61,5 +61,5 @@ def read_setting(text: str) -> Any:
     """Return the value of a command-line setting, parsed as TOML or else as text."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
