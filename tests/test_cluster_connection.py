@@ -276,6 +276,26 @@ def test_the_reason_of_an_error_is_one_line() -> None:
     assert describe_ray_error(died) == "E: no x"
     assert describe_ray_error(Exception("\nThe node died.\nmore")) == "The node died"
     assert describe_ray_error(ValueError()) == "ValueError"
+    refused = ConnectionAbortedError("Initialization failure from server:\nTraceback\nRuntimeError: the head is busy.")
+    assert describe_ray_error(refused) == "RuntimeError: the head is busy"
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+def test_a_client_whose_process_did_not_start_tries_once_more(failures: int) -> None:
+    calls: list[str] = []
+
+    def init(**options: Any) -> None:
+        calls.append(options["address"])
+        if calls.count("ray://head:10001") <= failures:
+            raise ConnectionAbortedError("Initialization failure from server:\n")
+
+    ray = SimpleNamespace(init=init, shutdown=lambda: calls.append("shutdown"))
+    if failures == 1:
+        connection._init_ray(ray, {"address": "ray://head:10001"})
+    else:
+        with pytest.raises(ConnectionAbortedError):
+            connection._init_ray(ray, {"address": "ray://head:10001"})
+    assert calls == ["ray://head:10001", "shutdown", "ray://head:10001"]
 
 
 def test_this_computer_lacks_a_module(local_ray: Any) -> None:

@@ -387,7 +387,9 @@ def test_doctor_names_extras_and_caches_with_their_sizes(
     facts = json.loads(command("doctor", "--json")[1])
     assert facts["cache"]["parts"] == {"features": 2.5}
     extras = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
-    assert facts["extras"].keys() == extras["project"]["optional-dependencies"].keys() - {"all", "test", "dev", "docs"}
+    assert facts["extras"].keys() == extras["project"]["optional-dependencies"].keys() - {
+        *("all", "test", "dev", "docs", "quality")
+    }
 
 
 def test_doctor_asks_torch(command: Call) -> None:

@@ -30,6 +30,7 @@ from bestiary.version import __version__
 
 ADDRESSES = "local, auto, HOST:PORT or ray://HOST:PORT"
 START_FAILURE = "creation task"  # in Ray's error about a worker whose constructor fails (2.60)
+CLIENT_FAILURE = "Initialization failure from server"  # in that about a `ray://` connection whose process fails
 ANSWER_SECONDS = 5.0
 # HTTP/2's connection preface with empty settings, and what the answer's first frame has after its length (RFC 9113,
 # sections 3.4 and 6.5): gRPC, and so Ray, speaks HTTP/2.
@@ -117,8 +118,7 @@ def connect(
     where = _find_cluster(ray) if address == AUTO else address
     _require_answer(where)
     try:
-        with quiet_core():
-            ray.init(**_init_options(where, threads))
+        _init_ray(ray, _init_options(where, threads))
         print_node_messages(False)
     except Exception as error:  # Ray's errors have no common class: a node that starts too slowly is an Exception
         ray.shutdown()
@@ -188,6 +188,17 @@ def _has_http2(stream: socket.socket) -> bool:
     except (TimeoutError, ConnectionError):
         return False
     return len(answer) >= 4 and answer[3] == HTTP2_SETTINGS
+
+
+def _init_ray(ray: Any, options: dict[str, Any]) -> None:
+    """Connect, again if the process on the head fails that each `ray://` connection gets: the head may be busy."""
+    try:
+        with quiet_core():
+            ray.init(**options)
+    except ConnectionAbortedError:
+        ray.shutdown()
+        with quiet_core():
+            ray.init(**options)
 
 
 def _explain_failure(address: str, error: Exception) -> str:
@@ -272,10 +283,10 @@ def _ask_nodes(
 def describe_ray_error(error: BaseException) -> str:
     """Return the reason of an error of Ray in one line, without a full stop.
 
-    Where a worker could not be started that is the last line, of what it raised; else the first.
+    Where a worker or a client's process could not be started that is the last line, of what it raised; else the first.
     """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return lines[-1 if START_FAILURE in lines[0] else 0].rstrip(".")
+    return lines[-1 if START_FAILURE in lines[0] or CLIENT_FAILURE in lines[0] else 0].rstrip(".")
 
 
 def list_working_nodes(ray: Any) -> list[dict[str, Any]]:
