@@ -124,8 +124,8 @@ def mark_better(text: str, value: float | None, ours: float | None, *, more: boo
     return f"**{text}**" if (value > ours) == more else text
 
 
-def render_row(entry: Entry, own: Entry, pictures: int) -> str:
-    """Return the table's line for a tool."""
+def list_cells(entry: Entry, own: Entry, pictures: int) -> list[str]:
+    """Return the cells of a tool, in the order of `HEADER`."""
     difference = entry.get("minus_bestiary", {}).get("macro_f1")
 
     def cell(measure: Callable[[Entry], float | None], digits: int = 0, *, more: bool = False) -> str:
@@ -134,7 +134,7 @@ def render_row(entry: Entry, own: Entry, pictures: int) -> str:
     is_better = difference is not None and difference["low"] > 0
     points = format_interval(difference, 100, 1, "+")
     size = f"{format_number(entry.get('installed_mb'))}; {format_number(entry.get('without_cuda_mb'))}"
-    cells = [
+    return [
         f"{entry['title']}: {entry['settings']}",
         format_interval(entry.get("accuracy")),
         format_interval(entry.get("macro_f1")),
@@ -151,7 +151,17 @@ def render_row(entry: Entry, own: Entry, pictures: int) -> str:
         "has no splitter" if "split" in entry and torn_pairs(entry) is None else cell(torn_pairs),
         "no export" if "export" in entry and changed_labels(entry) is None else cell(changed_labels),
     ]
-    return f"| {' | '.join(cells)} |"
+
+
+def render_rows(rows: list[list[str]]) -> list[str]:
+    """Return the lines of a Markdown table, the header first, without the columns that no tool has a value in.
+
+    >>> render_rows([["tool", "seconds", "cold start"], ["a", "3", "–"], ["b", "–", "–"]])
+    ['| tool | seconds |', '|---|---|', '| a | 3 |', '| b | – |']
+    """
+    columns = [column for column in zip(*rows, strict=True) if set(column[1:]) != {"–"}]
+    head, *body = (f"| {' | '.join(cells)} |" for cells in zip(*columns, strict=True))
+    return [head, f"|{'---|' * len(columns)}", *body]
 
 
 # ---- The table -----------------------------------------------------------------------------------------------------
@@ -162,7 +172,7 @@ def render_table(results: dict[str, Any]) -> str:
     tools, counts = results["tools"], results["pictures"]
     own = tools[BESTIARY]
     measured = {name: entry for name, entry in tools.items() if "macro_f1" in entry}
-    rows = [render_row(entry, own, counts["test"]) for entry in measured.values()]
+    rows = [list(HEADER), *(list_cells(entry, own, counts["test"]) for entry in measured.values())]
     skipped = [f"{e['title']}: {e['not_run']}" for name, e in tools.items() if name not in measured and "not_run" in e]
     loads = [load for entry in measured.values() for run in entry.get("train", []) for load in run["load"]]
     lines = [
@@ -172,9 +182,7 @@ def render_table(results: dict[str, Any]) -> str:
         " say more than seconds. bestiary and the others ran in turn.",
         *results.get("notes", []),
         "",
-        f"| {' | '.join(HEADER)} |",
-        f"|{'---|' * len(HEADER)}",
-        *rows,
+        *render_rows(rows),
         "",
         "Bold: better than bestiary.",
         *describe_best_peer(measured, own),
