@@ -86,9 +86,11 @@ def test_bestiary_runs_in_turn_with_the_others() -> None:
     assert list_turns([BESTIARY], 1) == [BESTIARY]
 
 
-def test_a_process_is_measured(tmp_path: Path) -> None:
+def test_a_process_is_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import process
     from process import TIMED_OUT, run_measured
 
+    monkeypatch.setattr(process, "INTERVAL_SECONDS", 0.05)  # many samples, also where a busy machine takes few of them
     program = "import time; block = bytearray(60_000_000); time.sleep(2.5); print('done')"
     done = run_measured([sys.executable, "-c", program], os.environ, tmp_path, 60)
     assert (done.code, done.output) == (0, "done\n")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from bestiary.box import Crop, StoredPicture
+from bestiary.box import Crop, PictureFile, StoredPicture
 from bestiary.errors import InputError
 from bestiary.events import Event, choose_reporter
 from bestiary.inference.conformal import conformal_threshold, explain_full_set
@@ -44,8 +44,7 @@ def predict(
     """
     reporter = choose_reporter(quiet=quiet, on_event=on_event)
     sources = list_sources(pictures, reporter)
-    if cluster is not None:
-        _check_for_cluster(sources, device)
+    files = None if cluster is None else _require_files(sources, device)
     is_bulk = len(sources) >= FAST_ENGINE_MIN_PICTURES
     predictor = Predictor(
         locate_run(run),
@@ -61,15 +60,14 @@ def predict(
     bound = None if sets is None else conformal_threshold(predictor.bundle.sets, sets)
     tracker = None if group is None else track_events(predictor, group, sources, pictures)
     with ExitStack() as stack:
-        if cluster is None:
+        if cluster is None or files is None:
             advance = stack.enter_context(reporter.progress("Predicting", len(sources)))
             predictions: Iterable[Prediction] = count_progress(predictor.predict_many(sources), advance)
         else:
             from bestiary.cluster.predict import predict_files
 
-            files = [Path(source) if isinstance(source, str) else source for source in sources]
             predictions = stack.enter_context(
-                predict_files(predictor, files, cluster, threads=threads, reporter=reporter)  # type: ignore[arg-type]
+                predict_files(predictor, files, cluster, threads=threads, reporter=reporter)
             )
         predictions = predictions if tracker is None else tracker.track(predictions)
         answers = Predictions(predictions if bound is None else add_prediction_sets(predictions, bound))
@@ -82,13 +80,19 @@ def predict(
     return answers
 
 
-def _check_for_cluster(sources: Sequence[Source | str], device: FeatureDevice) -> None:
-    """Raise InputError for pictures that only this process has, and for a device that the workers do not compute on."""
+def _require_files(sources: Sequence[Source | str], device: FeatureDevice) -> list[PictureFile]:
+    """Return the files that a cluster predicts.
+
+    Raises InputError for pictures that only this process has, and for a device that the workers do not compute on.
+    """
     if device not in ("auto", "cpu"):
         raise InputError(f'device="{device}": the workers of a cluster compute on processors. Leave it out.')
+    files = list[PictureFile]()
     for source in sources:
         if not isinstance(source, str | Path | Crop | StoredPicture):
             raise InputError(
                 f"cluster= predicts files that its nodes see; got a picture in memory ({type(source).__name__}). Write"
                 " it as a file, or leave cluster= out."
             )
+        files.append(Path(source) if isinstance(source, str) else source)
+    return files
