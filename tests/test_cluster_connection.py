@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -309,6 +310,15 @@ def test_this_computer_lacks_a_module(local_ray: Any) -> None:
         pass
     check_connection(local_ray, local_ray.get_runtime_context().gcs_address)
     assert local_ray.is_initialized()  # a connection that was there stays
+
+
+def test_workers_of_a_cluster_started_here_have_the_priority_of_this_process(local_ray: Any) -> None:
+    assert local_ray.get(local_ray.remote(read_niceness).remote()) == read_niceness()
+
+
+def read_niceness() -> int:
+    """The niceness of the process that calls: a larger one gets less of the processors."""
+    return os.getpriority(os.PRIO_PROCESS, 0)
 
 
 def inspect_without_decoder(modules: tuple[str, ...]) -> tuple[str, tuple[str, ...], int]:

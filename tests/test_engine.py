@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -132,6 +134,25 @@ def test_an_engine_can_be_used_again_after_a_stream_was_left(make: Make) -> None
 @pytest.mark.parametrize("make", ENGINES)
 def test_no_batches_give_no_outputs(make: Make) -> None:
     assert list(make(graph()).stream([])) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="only Linux tells of each thread where it may run")
+@pytest.mark.parametrize("make", ENGINES)
+def test_no_thread_is_pinned_to_cores(make: Make) -> None:
+    # Or all processes would compute on the same first cores. Threads are pinned while they compute.
+    allowed = {
+        count
+        for _ in make(graph()).stream(noise(200)[:, None].repeat(64, axis=1))
+        for count in count_cores_of_threads()
+    }
+    assert allowed == {len(os.sched_getaffinity(0))}
+
+
+def count_cores_of_threads() -> Iterator[int]:
+    """Yield on how many cores each thread of this process may run."""
+    for thread in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(ProcessLookupError):  # it has ended
+            yield len(os.sched_getaffinity(int(thread.name)))
 
 
 @pytest.mark.parametrize("make", ENGINES)

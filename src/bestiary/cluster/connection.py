@@ -31,6 +31,15 @@ from bestiary.version import __version__
 ADDRESSES = "local, auto, HOST:PORT or ray://HOST:PORT"
 START_FAILURE = "creation task"  # in Ray's error about a worker whose constructor fails (2.60)
 CLIENT_FAILURE = "Initialization failure from server"  # in that about a `ray://` connection whose process fails
+# Environment variables of Ray (2.60), where the user has not set them; the last two are for clusters started here.
+SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # or its core writes on the driver's stderr
+    "RAY_worker_niceness": "0",  # and not 15: beside other programs, workers get what `predict` without a cluster gets
+    # And not 1,000: where workers take all processors, the process that writes chunks would be ended after each, and
+    # the start of the next takes a processor for one or two seconds.
+    "RAY_idle_worker_killing_time_threshold_ms": "60000",
+}
 ANSWER_SECONDS = 5.0
 # HTTP/2's connection preface with empty settings, and what the answer's first frame has after its length (RFC 9113,
 # sections 3.4 and 6.5): gRPC, and so Ray, speaks HTTP/2.
@@ -75,8 +84,8 @@ def import_ray() -> Any:
 
     Ray reports its use to its makers unless told not to; bestiary tells it not to.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # or its core writes on the driver's stderr
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
     return import_optional("ray", extra="cluster")
 
 

@@ -97,7 +97,9 @@ class OpenVINOEngine:
         import openvino
 
         kind = openvino.Type.bf16 if precision == "bfloat16" else openvino.Type.f32
+        # Not pinned to cores: every process would take the same first ones, however many of them run (2026.4).
         hints = {"INFERENCE_PRECISION_HINT": kind, "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": str(threads)}
+        hints["ENABLE_CPU_PINNING"] = False
         core = openvino.Core()
         try:
             graph = core.read_model(model if isinstance(model, bytes) else str(model))
