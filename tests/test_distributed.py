@@ -19,8 +19,9 @@ import torch
 from bestiary.batches.augmentation import BatchRandom, random_hflip
 from bestiary.errors import RecipeError
 from bestiary.machine import TrainDevice
+from bestiary.recipe_sections import SyncBatchNorm
 from bestiary.training import distributed
-from bestiary.training.distributed import SINGLE_PROCESS, ProcessGroup
+from bestiary.training.distributed import SINGLE_PROCESS, ProcessGroup, SyncBatchNormCPU
 
 PROGRAM = """
     import sys
@@ -56,7 +57,7 @@ PROGRAM = """
     settings = LoopSettings(
         epochs=2, batch_size=9, learning_rate=0.05, weight_decay=5e-4, momentum=0.9, label_smoothing=0.1,
         schedule="one-cycle", warmup_epochs=1, patience_epochs=9, seed=0, threads=1, precision="float32",
-        balance="class-weights",
+        balance="class-weights", sync_batch_norm=sys.argv[3],
     )
     result = fit(network, lambda rows: images[rows], labels, evaluate, settings, AugmentConfig(), out,
                  LoopControl(SilentReporter(), process_group=here))
@@ -66,7 +67,9 @@ PROGRAM = """
 """
 
 
-def trained(folder: Path, build: str, processes: int) -> list[tuple[dict[str, torch.Tensor], list[dict[str, float]]]]:
+def trained(
+    folder: Path, build: str, processes: int, sync_batch_norm: SyncBatchNorm = "auto"
+) -> list[tuple[dict[str, torch.Tensor], list[dict[str, float]]]]:
     """What each process ended with: weights and history."""
     folder.mkdir()
     program = folder / "program.py"
@@ -76,7 +79,11 @@ def trained(folder: Path, build: str, processes: int) -> list[tuple[dict[str, to
         command = [sys.executable]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*command, str(program), build, str(folder)], capture_output=True, text=True, env=environment, check=False
+        [*command, str(program), build, str(folder), sync_batch_norm],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return [torch.load(folder / f"result-{rank}.pt") for rank in range(processes)]
@@ -102,6 +109,41 @@ def test_shares_make_up_the_batch_and_differ_by_at_most_one() -> None:
     assert [row for part in parts for row in range(10)[part]] == list(range(10))
     assert {part.stop - part.start for part in parts} == {3, 4}
     assert SINGLE_PROCESS.local_slice(10) == slice(0, 10)
+
+
+@pytest.mark.parametrize(
+    ("batch_pictures", "setting", "is_synchronised"),
+    [(64, "auto", False), (63, "auto", True), (64, "on", True), (8, "off", False)],
+)
+def test_batch_normalisation_is_synchronised_where_slices_are_small(
+    monkeypatch: pytest.MonkeyPatch, batch_pictures: int, setting: SyncBatchNorm, is_synchronised: bool
+) -> None:
+    monkeypatch.setattr(torch.distributed, "broadcast", lambda tensor, src: None)
+    network = torch.nn.Sequential(torch.nn.BatchNorm2d(2))
+    ProcessGroup(0, 2).wrap_network(network, batch_pictures, setting)
+    assert isinstance(network[0], SyncBatchNormCPU) == is_synchronised
+
+
+def test_running_statistics_are_averaged_over_the_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = torch.nn.Sequential(torch.nn.BatchNorm2d(2), torch.nn.Conv2d(2, 3, 1), torch.nn.BatchNorm2d(3))
+    network[0].running_mean.copy_(torch.tensor([1.0, 2.0]))
+    network[2].running_var.copy_(torch.tensor([3.0, 4.0, 5.0]))
+    others = torch.tensor([3.0, 4.0, 1, 3, 0, 0, 2, 5, 6, 9])  # means and variances of both layers
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: tensor.add_(others))
+    ProcessGroup(0, 2).average_statistics(network)
+    assert network[0].running_mean.tolist() == [2, 3]
+    assert network[0].running_var.tolist() == [1, 2]
+    assert network[2].running_mean.tolist() == [0, 0, 1]
+    assert network[2].running_var.tolist() == [4, 5, 7]
+
+
+@pytest.mark.slow
+def test_workers_with_statistics_of_their_own_end_alike_and_learn(tmp_path: Path) -> None:
+    ((alone, history),) = trained(tmp_path / "one", "resnet", 1)
+    (weights, own_history), (other_weights, _) = trained(tmp_path / "two", "resnet", 2, sync_batch_norm="off")
+    assert all(torch.equal(tensor, other_weights[name]) for name, tensor in weights.items())
+    assert any(not torch.allclose(tensor, alone[name], atol=1e-4) for name, tensor in weights.items())
+    assert own_history[-1]["train_loss"] == pytest.approx(history[-1]["train_loss"], abs=0.15)
 
 
 def test_a_picture_is_changed_alike_whoever_has_it() -> None:

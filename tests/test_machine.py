@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from bestiary import table
+from bestiary import profiling, table
 from bestiary.errors import MachineError, RunError
 from bestiary.files import atomic_path, cache_folder, write_text
 from bestiary.machine import available_cores, disable_malloc_trim
@@ -169,7 +169,7 @@ with PeakMemory(interval_seconds=0.02) as memory:
     time.sleep(0.2)
     before = memory.megabytes
     held = np.ones(200 * 2**20, np.uint8)
-    time.sleep(0.3)
+    time.sleep(1.0)
     del held
     time.sleep(0.1)
 print(before, memory.megabytes - before)
@@ -178,6 +178,22 @@ print(before, memory.megabytes - before)
     before, more = map(float, done.stdout.split())
     assert before > 5
     assert 190 <= more <= 260
+
+
+def test_samples_of_memory_take_little_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = 0
+
+    def sample_slowly() -> int:
+        nonlocal samples
+        samples, end = samples + 1, time.thread_time() + 0.02
+        while time.thread_time() < end:
+            pass
+        return 0
+
+    monkeypatch.setattr(profiling, "_tree_sampler", lambda: sample_slowly)
+    with PeakMemory(interval_seconds=0.001):
+        time.sleep(1)
+    assert samples <= 3  # each is followed by a pause of 0.67 s; one more at the end
 
 
 def test_peak_memory_counts_the_processes_that_were_started() -> None:

@@ -27,6 +27,7 @@ InputLayout = Literal["auto", "nchw", "nhwc"]
 FeatureLayout = Literal["auto", "nchw", "nhwc", "tokens", "vector"]
 TokenPooling = Literal["mean", "class-token"]
 ChannelOrder = Literal["auto", "rgb", "bgr"]
+SyncBatchNorm = Literal["auto", "on", "off"]
 Balance = Literal["none", "class-weights", "oversample", "balanced-sampler", "logit-adjusted"]
 Turn = Literal["none", "quarters", "any"]
 Policy = Literal["none", "trivial"]
@@ -259,6 +260,9 @@ class TrainConfig(Section):
     size_from: int | None = Field(None, ge=16, description="size of training pictures in the first epochs, in pixels")
     size_to: int | None = Field(None, ge=16, description="size of training pictures in the last epochs, in pixels")
     checkpoint_seconds: float = Field(240.0, gt=0, description="seconds between checkpoints within an epoch")
+    sync_batch_norm: SyncBatchNorm = Field(
+        "auto", description="batch normalisation over all workers together; auto: below 32 pictures a worker"
+    )
 
 
 class EvaluateConfig(Section):

@@ -114,7 +114,7 @@ def fit(
     device = choose_device(control.device)
     precision = choose_precision(settings.precision, device)
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    process_group.wrap_network(network)
+    process_group.wrap_network(network, settings.batch_size, settings.sync_batch_norm)
 
     # ---- The classes -------------------------------------------------------------------------------------------------
     classes = network.head.linear.out_features
@@ -257,7 +257,7 @@ def fit(
         train_seconds = time.perf_counter() - started
 
         # -- validate
-        network.eval()
+        process_group.average_statistics(network.eval())
         validation = ValidationMetrics(math.nan, math.nan)
         if math.isfinite(train_loss):
             validation = ValidationMetrics(

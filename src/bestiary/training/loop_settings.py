@@ -8,7 +8,7 @@ from typing import Literal
 from bestiary.errors import RecipeError
 from bestiary.machine import world_size
 from bestiary.recipe import ResolvedRecipe
-from bestiary.recipe_sections import Balance, Optimiser, Schedule
+from bestiary.recipe_sections import Balance, Optimiser, Schedule, SyncBatchNorm
 
 Precision = Literal["auto", "float32", "bfloat16"]
 FINETUNE_STAGE_DECAY = 0.5
@@ -23,6 +23,7 @@ class LoopSettings:
     last stages of the backbone, None for all. precision "auto": bfloat16 where the processor computes in it, else
     float32. checkpoint_seconds: longest time between two checkpoints, give or take one step. size_from and size_to:
     size in pixels of the training pictures in the first and the last epochs, None to keep the size of the input.
+    sync_batch_norm: see `ProcessGroup.wrap_network`.
     """
 
     epochs: int
@@ -44,6 +45,7 @@ class LoopSettings:
     checkpoint_seconds: float = 240.0
     size_from: int | None = None
     size_to: int | None = None
+    sync_batch_norm: SyncBatchNorm = "auto"
 
     @classmethod
     def from_recipe(cls, recipe: ResolvedRecipe, threads: int) -> LoopSettings:
