@@ -125,16 +125,16 @@ def test_batch_normalisation_is_synchronised_where_slices_are_small(
 
 
 def test_running_statistics_are_averaged_over_the_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    network = torch.nn.Sequential(torch.nn.BatchNorm2d(2), torch.nn.Conv2d(2, 3, 1), torch.nn.BatchNorm2d(3))
-    network[0].running_mean.copy_(torch.tensor([1.0, 2.0]))
-    network[2].running_var.copy_(torch.tensor([3.0, 4.0, 5.0]))
+    first, second = torch.nn.BatchNorm2d(2), torch.nn.BatchNorm2d(3)
+    first.load_state_dict({"running_mean": torch.tensor([1.0, 2.0])}, strict=False)
+    second.load_state_dict({"running_var": torch.tensor([3.0, 4.0, 5.0])}, strict=False)
     others = torch.tensor([3.0, 4.0, 1, 3, 0, 0, 2, 5, 6, 9])  # means and variances of both layers
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: tensor.add_(others))
-    ProcessGroup(0, 2).average_statistics(network)
-    assert network[0].running_mean.tolist() == [2, 3]
-    assert network[0].running_var.tolist() == [1, 2]
-    assert network[2].running_mean.tolist() == [0, 0, 1]
-    assert network[2].running_var.tolist() == [4, 5, 7]
+    ProcessGroup(0, 2).average_statistics(torch.nn.Sequential(first, torch.nn.Conv2d(2, 3, 1), second))
+    averaged = {name: buffer.tolist() for layer in (first, second) for name, buffer in layer.named_buffers()}
+    assert averaged == {"running_mean": [0, 0, 1], "running_var": [4, 5, 7], "num_batches_tracked": 0}
+    assert dict(first.named_buffers())["running_mean"].tolist() == [2, 3]
+    assert dict(first.named_buffers())["running_var"].tolist() == [1, 2]
 
 
 @pytest.mark.slow

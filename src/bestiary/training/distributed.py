@@ -87,7 +87,8 @@ class ProcessGroup:
             return
         flat = torch.cat(statistics)
         distributed.all_reduce(flat)
-        for buffer, mean in zip(statistics, (flat / self.world_size).split([*map(len, statistics)]), strict=True):
+        means = torch.split(flat / self.world_size, [len(buffer) for buffer in statistics])
+        for buffer, mean in zip(statistics, means, strict=True):
             buffer.copy_(mean)
 
     def unwrap_network(self, network: nn.Module) -> None:
