@@ -87,6 +87,16 @@ def test_help_lists_the_commands_quickly() -> None:
     assert loaded.stdout.strip() == "[]"
 
 
+def test_a_prediction_imports_neither_recipes_nor_connections() -> None:
+    """They take longer than the prediction of a picture."""
+    heavy = (
+        "import sys, bestiary.inference.predictor as p;"
+        " print(sorted({'bestiary.recipe', 'pydantic', 'ssl', 'importlib.metadata'} & set(sys.modules)))"
+    )
+    loaded = subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True, check=True, timeout=60)
+    assert loaded.stdout.strip() == "[]"
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help_and_the_common_options(bestiary: Call, name: str) -> None:
     done = bestiary(name, "--help")

@@ -229,12 +229,11 @@ def test_a_run_whose_card_answers_otherwise_is_rejected(
     monkeypatch: pytest.MonkeyPatch, card: StandIn, probed: Path, faulty: Any, tmp_path: Path
 ) -> None:
     """The proof with drawn pictures passed; the run's own pictures show the fault."""
-    from bestiary.inference import device_choice
     from bestiary.models.device_proof import DeviceProof
 
     card.change = lambda name, values, is_half: values if name == "features" else values * np.float32(0.9)
     proof = DeviceProof("", "", "", "", 9.0, 1.0, 4, {"probabilities": 0.0})
-    monkeypatch.setattr(device_choice, "load_or_prove", lambda *_, **__: proof)
+    monkeypatch.setattr(device_proof, "load_or_prove", lambda *_, **__: proof)
     recipe = Recipe.read(probed / "asked.toml").override({"features": {"device": "cuda"}})
     with pytest.raises(IntegrityError, match="run by onnxruntime on cuda, differs from calibration"):
         flow.train(faulty.folder, recipe=recipe, out=tmp_path / "run", threads=1)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import json
 import shutil
 import sys
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 
 def install_command(extra: str) -> str:
@@ -32,6 +30,8 @@ def _read_origin() -> dict[str, Any]:
 
     Run from a checkout that is not installed, it is the checkout.
     """
+    import importlib.metadata  # here, for it costs as much as numpy at the start of every command
+
     recorded = None
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         recorded = importlib.metadata.distribution("bestiary").read_text("direct_url.json")
@@ -48,6 +48,8 @@ def _read_origin() -> dict[str, Any]:
 def _format_requirement(extra: str, origin: dict[str, Any]) -> str:
     url = str(origin.get("url", ""))
     if "dir_info" in origin:
+        from urllib.request import url2pathname  # here, for it imports what opens connections
+
         folder = Path(url2pathname(urlsplit(url).path))
         path = "." if folder == Path.cwd() else str(folder)
         editable = "-e " if origin["dir_info"].get("editable") else ""

@@ -9,7 +9,6 @@ from typing import get_args
 from bestiary.errors import InputError, RunError, did_you_mean
 from bestiary.machine import FeatureDevice
 from bestiary.models.accelerators import Accelerator, find_accelerator, require_accelerator
-from bestiary.models.device_proof import load_or_prove
 from bestiary.models.engine import Engine, EngineChoice, make_engine
 from bestiary.progress import Reporter
 
@@ -43,6 +42,8 @@ def load_device_engine(
     accelerator: Accelerator | None = find_accelerator() if device == "auto" else require_accelerator(device)
     if accelerator is None:
         return load_processor_engine()
+    from bestiary.models.device_proof import load_or_prove  # here, for most computers have no accelerator
+
     proof = load_or_prove(model, size, accelerator, load_processor_engine, threads=threads)
     if proof.error and device != "auto":
         raise RunError(f"{accelerator} cannot run this model: {proof.error}. Use --device cpu.")

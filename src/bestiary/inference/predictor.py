@@ -22,7 +22,6 @@ from bestiary.inference.device_choice import check_device, load_device_engine
 from bestiary.inference.proof import check_processor
 from bestiary.machine import FeatureDevice, available_cores
 from bestiary.models.engine import Engine, OnnxRuntimeEngine, OpenVINOEngine, Outputs, has_openvino, run_batch
-from bestiary.models.engine_choice import fastest_float32_engine
 from bestiary.preprocess import KINDS, Source
 from bestiary.progress import Reporter
 from bestiary.summary import Bar, Row, Summary, SummaryRepr
@@ -306,7 +305,11 @@ def _make_engine(run: Path, bundle: Bundle, name: EngineName, threads: int) -> E
         return OpenVINOEngine(graph, threads=threads)
     if name == "fastest" and bundle.precision == "int8" and has_openvino():
         return OpenVINOEngine(graph, threads=threads)
-    return (fastest_float32_engine if name == "fastest" else OnnxRuntimeEngine)(graph, threads=threads)
+    if name == "fastest":
+        from bestiary.models.engine_choice import fastest_float32_engine  # here, for a few pictures need no recipe
+
+        return fastest_float32_engine(graph, threads=threads)
+    return OnnxRuntimeEngine(graph, threads=threads)
 
 
 def load(run: Path | str, *, threads: int | None = None, device: FeatureDevice = "auto") -> Predictor:
