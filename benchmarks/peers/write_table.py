@@ -186,9 +186,35 @@ def render_table(results: dict[str, Any]) -> str:
         "",
         "Bold: better than bestiary.",
         *describe_best_peer(measured, own),
+        *describe_all_pictures(results.get("all_pictures")),
         *([f"Not run: {'; '.join(skipped)}."] if skipped else []),
     ]
     return "\n".join(lines)
+
+
+def describe_all_pictures(results: dict[str, Any] | None) -> list[str]:
+    """Return a sentence on the tools that were trained on the whole collection too."""
+    if results is None:
+        return []
+    tools, counts = dict(results["tools"]), results["pictures"]
+    own = tools.pop(BESTIARY)
+    facts = [f"{own['title']} {format_costs(own)}, macro-F1 {format_interval(own['macro_f1'])}"]
+    for entry in tools.values():
+        ratios = [
+            median_of(entry, "train", name) / median_of(own, "train", name)  # type: ignore[operator]
+            for name in ("seconds", "cpu_seconds")
+        ]
+        points = format_interval(entry["minus_bestiary"]["macro_f1"], 100, 1, "+")
+        facts.append(
+            f"{entry['title']} {format_costs(entry)}, {ratios[0]:.1f} and {ratios[1]:.1f} times as many, {points} points"
+        )
+    return [f"With all {counts['files']:,} pictures ({counts['train']:,} to train): {'; '.join(facts)}."]
+
+
+def format_costs(entry: Entry) -> str:
+    """Return the medians of seconds and processor seconds of the trainings."""
+    seconds, processor = (median_of(entry, "train", name) for name in ("seconds", "cpu_seconds"))
+    return f"{format_number(seconds)} s ({format_number(processor)} processor seconds)"
 
 
 def describe_best_peer(measured: dict[str, Entry], own: Entry) -> list[str]:
