@@ -320,6 +320,21 @@ def test_an_empty_part_gets_the_smallest_group_of_training(seed: int) -> None:
     assert Counter(pairs[:10]) == {"test": 6, "train": 2, "val": 2}  # of the two groups of training, not of the three
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_without_training_pictures_the_part_with_the_most_groups_gives_one(seed: int) -> None:
+    """0.6 of five pictures are three, 0.4 are two."""
+    parts = stratified_group_split([item(number) for number in range(5)], {"test": 0.6, "val": 0.4}, seed=seed)
+    assert Counter(parts) == {"train": 1, "test": 2, "val": 2}
+
+
+def test_a_class_with_too_few_pictures_has_no_duplicates_in_its_message() -> None:
+    cats = [item(number) for number in range(30)]
+    with pytest.raises(SourceError, match=r'^Class "otter" has 2 pictures, too few for the \w+ split\. Add pictures'):
+        stratified_group_split([*cats, item(200, "otter"), item(201, "otter")], SHARES, seed=0)
+    with pytest.raises(SourceError, match=r'^Class "otter" has 3 pictures, but many are .*: 2 groups of duplicates'):
+        stratified_group_split([*cats, *(item(at, "otter", max(at, 201)) for at in range(200, 203))], SHARES, seed=0)
+
+
 def sites() -> list[SplitItem]:
     """Thirty camera sites with one to seven pictures of three animals."""
     groups = [site for site in range(30) for _ in range(1 + site * 5 % 7)]
@@ -348,6 +363,8 @@ def test_the_digest_is_the_hash_of_sorted_lines() -> None:
     items = [SplitItem("bb", "fox", 1), SplitItem("aa", "hare", 2), SplitItem("cc", "fox", 3)]
     lines = "test fox bb\ntrain fox cc\nval hare aa"
     assert split_digest(items, ["test", "val", "train"]) == hashlib.sha256(lines.encode()).hexdigest()[:16]
+    with pytest.raises(ValueError, match="shorter"):
+        split_digest(items, ["test", "val"])
 
 
 @pytest.mark.parametrize("ending", ["", "set", "_set", "-set", " set", " SET ", "_Set"])
