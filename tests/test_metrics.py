@@ -435,3 +435,102 @@ def test_the_interval_of_a_mean_f1_is_that_of_its_classes() -> None:
         assert ends == pytest.approx(intervals.mover_interval(value, low, high))
     few = macro_f1_interval(np.ones(3, bool), sums, truth, predicted, groups // 10)
     assert few[0] < macro_f1_interval(np.ones(3, bool), sums, truth, predicted, groups)[0]
+
+
+def test_decided_classes_count_for_rates_and_probabilities_for_losses() -> None:
+    """Costs or thresholds may decide against the largest probability."""
+    truth, probabilities, _ = drawn_metrics()
+    largest = compute_metrics(truth, probabilities, names(3), resamples=20)
+    decided = np.where(probabilities[:, 2] > 0.2, 2, probabilities.argmax(axis=1))
+    assert (decided != probabilities.argmax(axis=1)).any()
+    body = compute_metrics(truth, probabilities, names(3), resamples=20, y_pred=decided.astype(np.float32))
+    assert body["accuracy"]["value"] == pytest.approx(sk.accuracy_score(truth, decided))
+    assert body["macro_f1"]["value"] == pytest.approx(sk.f1_score(truth, decided, average="macro"))
+    assert body["confusion"]["counts"] == sk.confusion_matrix(truth, decided).tolist()
+    assert {name: body[name] for name in ("log_loss", "brier", "ece")} == {
+        name: largest[name] for name in ("log_loss", "brier", "ece")
+    }
+
+
+def test_intervals_are_of_two_thousand_resamples_with_seed_0() -> None:
+    truth, probabilities, _ = drawn_metrics()
+    body = compute_metrics(truth, probabilities, names(3))
+    assert compute_metrics(truth, probabilities, names(3), resamples=2000, seed=0) == body
+    assert compute_metrics(truth, probabilities, names(3), resamples=1999, seed=0) != body
+    assert compute_metrics(truth, probabilities, names(3), resamples=2001, seed=0) != body
+    assert compute_metrics(truth, probabilities, names(3), resamples=2000, seed=1) != body
+
+
+def test_a_class_of_a_single_group_has_losses_drawn_without_strata() -> None:
+    """The interval of a mean is about 1.96 standard errors wide on either side, and is the same again."""
+    _, probabilities, _ = drawn_metrics(n=200)
+    truth = np.array([2] + [0, 1] * 99 + [0])
+    body = compute_metrics(truth, probabilities, names(3), resamples=4000, seed=3)
+    assert compute_metrics(truth, probabilities, names(3), resamples=4000, seed=3) == body
+    other = compute_metrics(truth, probabilities, names(3), resamples=4000, seed=4)
+    assert other["brier"] != body["brier"]
+    for name, losses in {
+        "brier": ((probabilities - np.eye(3)[truth]) ** 2).sum(axis=1),
+        "log_loss": -np.log(probabilities[np.arange(200), truth]),
+    }.items():
+        half = 1.96 * losses.std() / np.sqrt(200)
+        assert body[name]["high"] - body[name]["low"] == pytest.approx(2 * half, rel=0.08)
+
+
+def test_averages_have_the_wider_of_the_bootstrap_and_the_intervals_of_their_classes() -> None:
+    truth, probabilities, _ = drawn_metrics(k=4, n=60)
+    truth %= 3  # the fourth class has predictions and no pictures
+    predicted = probabilities.argmax(axis=1)
+    body = compute_metrics(truth, probabilities, names(4), resamples=400, seed=1)
+    rows = sums_by_picture(truth, predicted, probabilities)
+    draws = MetricSums.resample(rows, truth, np.arange(60), 4, resamples=400, seed=1)
+    for name, rate, classes in (
+        ("macro_f1", "f1", 4),
+        ("macro_precision", "precision", 4),
+        ("macro_recall", "recall", 4),
+        ("balanced_accuracy", "recall", 3),
+    ):
+        own = [body["per_class"][label][rate] for label in names(classes)]
+        values, lows, highs = (np.array([entry[end] for entry in own]) for end in ("value", "low", "high"))
+        low, high = intervals.mover_interval(values, lows, highs)
+        drawn_low, drawn_high = np.percentile(draws.metric(name), [2.5, 97.5])
+        assert body[name] == pytest.approx(
+            {"value": values.mean(), "low": min(low, drawn_low), "high": max(high, drawn_high)}
+        )
+
+
+@pytest.mark.parametrize(
+    ("truth", "probabilities", "options", "message"),
+    [
+        ([0, 1], [[1.0, 0.0]], {}, "`probabilities` has shape (1, 2); expected (2, 2): pictures, labels."),
+        ([-1, 1], [[1.0, 0.0]] * 2, {}, "`y_true` is in [-1, 1]; expected [0, 1], for 2 labels."),
+        ([0, 2], [[1.0, 0.0]] * 2, {}, "`y_true` is in [0, 2]; expected [0, 1], for 2 labels."),
+        ([0], [[1.0, 0.0]], {"labels": ["a", "a"]}, "`labels` contains a name twice: ['a', 'a']."),
+        ([0], [[1.0, 0.0]], {"groups": [1, 2, 3]}, "`groups` has 3 rows; expected 1, one per picture."),
+        (
+            [0],
+            [[1.0, 0.0]],
+            {"unknown": [True, False]},
+            "`unknown` has shape (2,); expected (1,), one value per picture.",
+        ),
+    ],
+)
+def test_the_messages_about_wrong_input_in_full(
+    truth: list[int], probabilities: list[list[float]], options: dict[str, Any], message: str
+) -> None:
+    arguments: dict[str, Any] = {"labels": ["a", "b"]} | {
+        name: value if name == "labels" else np.array(value) for name, value in options.items()
+    }
+    with pytest.raises(ValueError) as refused:  # noqa: PT011 - compared in full
+        compute_metrics(np.array(truth), np.array(probabilities), resamples=3, **arguments)
+    assert str(refused.value) == message
+    with pytest.raises(UserError) as empty:
+        compute_metrics(np.empty(0, dtype=int), np.empty((0, 2)), names(2))
+    assert str(empty.value) == ("There is no picture to score: the table has no readable, labelled row in this split.")
+
+
+def test_a_rounding_error_above_1_is_clipped_and_more_is_refused() -> None:
+    body = compute_metrics(np.array([0]), np.array([[1 + 5e-7, 0.0]]), names(2), resamples=3)
+    assert body == compute_metrics(np.array([0]), np.array([[1.0, 0.0]]), names(2), resamples=3)
+    with pytest.raises(ValueError, match="not in"):
+        compute_metrics(np.array([0]), np.array([[1 + 2e-6, 0.0]]), names(2), resamples=3)

@@ -181,6 +181,51 @@ def test_too_few_different_pictures_are_told_with_the_class_and_what_to_do() -> 
     ]
 
 
+@pytest.mark.parametrize(
+    ("splits", "groups", "has_groups", "message"),
+    [
+        (
+            ["test"],
+            1,
+            False,
+            'Class "otter" has 1 picture, too few for the train and val split.'
+            " Add pictures, or leave the class out with --classes.",
+        ),
+        (
+            ["train", "train"],
+            1,
+            True,
+            'Class "otter" has 2 pictures in 1 group, too few for the test and val split, since no group is divided: no'
+            " given group (--group), no site (--site) and no duplicates."
+            " Add pictures of other groups, leave the class out with --classes, or group by less:"
+            " --group none keeps only duplicates together.",
+        ),
+        (
+            ["train", "test"] * 600,
+            2,
+            False,
+            'Class "otter" has 1,200 pictures, but many are duplicates of each other: 2 groups of duplicates, too few'
+            " for the val split, since duplicates stay in one split. Add other pictures, or leave the class out with"
+            " --classes. If they only resemble each other, --set data.near_duplicates=false keeps only identical files"
+            " together, and data.near_duplicate_bits sets the distance of near-duplicates.",
+        ),
+    ],
+)
+def test_the_messages_about_too_few_pictures_in_full(
+    splits: list[str], groups: int, has_groups: bool, message: str
+) -> None:
+    with pytest.raises(SourceError) as refused:
+        require_all_splits("otter", splits, groups, SHARES, has_groups=has_groups)
+    assert str(refused.value) == message
+
+
+def test_pictures_on_their_own_are_of_no_group_in_the_message() -> None:
+    with pytest.raises(SourceError) as by_default:
+        require_all_splits("otter", ["train"] * 3, 1, SHARES)
+    assert "duplicates of each other: 1 group of duplicates" in str(by_default.value)
+    require_all_splits("otter", ["train", "val", "test"], 1, SHARES)
+
+
 def test_a_label_that_lies_only_in_the_groups_of_another_is_checked_as_well() -> None:
     cats = [item(number, "cat") for number in range(40)]
     copies = [item(1000 + number, "dog", number) for number in range(3)]
@@ -222,6 +267,106 @@ def test_the_split_is_the_same_in_every_version_of_bestiary() -> None:
     assert split_digest(many(), stratified_group_split(many(), SHARES, seed=0)) == "2a619191424f7650"
 
 
+def by_hash(items: list[SplitItem], seed: int) -> list[int]:
+    """The positions of the items in the order in which they are assigned, by hashlib."""
+    keys = [hashlib.blake2b(f"{seed} {one.sha256}".encode(), digest_size=16).digest() for one in items]
+    return sorted(range(len(items)), key=keys.__getitem__)
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_test_and_val_are_the_first_pictures_by_the_hash_of_content_and_seed(seed: int) -> None:
+    items = [item(number) for number in range(10)]
+    parts = stratified_group_split(items, {"test": 0.2, "val": 0.3}, seed=seed)
+    assert [parts[at] for at in by_hash(items, seed)] == ["test"] * 2 + ["val"] * 3 + ["train"] * 5
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_a_group_is_ordered_by_the_first_of_its_hashes(seed: int) -> None:
+    """Two pairs among twelve pictures: a pair is assigned where the smaller content hash of its two pictures is due."""
+    groups = [0, 0, 2, 2, *range(4, 12)]
+    items = [item(number, "cat", group) for number, group in enumerate(groups)]
+    first: dict[int, SplitItem] = {}
+    for one in sorted(items, key=lambda one: one.sha256):
+        first.setdefault(one.group, one)
+    heads, room, expected = list(first.values()), {"test": 3, "val": 3}, dict[int, str]()
+    for at in by_hash(heads, seed):
+        group, size = heads[at].group, groups.count(heads[at].group)
+        expected[group] = next((name for name, left in room.items() if size <= left), "train")
+        if expected[group] != "train":
+            room[expected[group]] -= size
+    parts = stratified_group_split(items, {"test": 0.25, "val": 0.25}, seed=seed)
+    assert parts == [expected[one.group] for one in items]
+
+
+def test_a_small_class_gives_one_picture_to_each_part() -> None:
+    """0.15 of five pictures are 0.75, of three 0.45: one picture is the least."""
+    for pictures in (3, 5):
+        parts = stratified_group_split([item(number) for number in range(pictures)], SHARES, seed=0)
+        assert Counter(parts) == {"train": pictures - 2, "test": 1, "val": 1}
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_an_empty_part_gets_the_smallest_group_of_training(seed: int) -> None:
+    """Ten cats in groups of 3, 3, 2 and 2: one group fills the test split, and none is as small as the one of val."""
+    cats = [item(number, "cat", group) for number, group in enumerate([0] * 3 + [3] * 3 + [6] * 2 + [8] * 2)]
+    dogs = [item(number, "dog") for number in range(100, 130)]
+    parts = stratified_group_split(cats + dogs, {"test": 0.3, "val": 0.05}, seed=seed)
+    counts = Counter(parts[:10])
+    assert counts["val"] == 2
+    assert counts["test"] in (2, 3)
+    pairs = stratified_group_split(
+        [item(number, "cat", number - number % 2) for number in range(10)] + dogs, {"test": 0.6, "val": 0.05}, seed=seed
+    )
+    assert Counter(pairs[:10]) == {"test": 6, "train": 2, "val": 2}  # of the two groups of training, not of the three
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_without_training_pictures_the_part_with_the_most_groups_gives_one(seed: int) -> None:
+    """0.6 of five pictures are three, 0.4 are two."""
+    parts = stratified_group_split([item(number) for number in range(5)], {"test": 0.6, "val": 0.4}, seed=seed)
+    assert Counter(parts) == {"train": 1, "test": 2, "val": 2}
+
+
+def test_a_class_with_too_few_pictures_has_no_duplicates_in_its_message() -> None:
+    cats = [item(number) for number in range(30)]
+    with pytest.raises(SourceError, match=r'^Class "otter" has 2 pictures, too few for the \w+ split\. Add pictures'):
+        stratified_group_split([*cats, item(200, "otter"), item(201, "otter")], SHARES, seed=0)
+    with pytest.raises(SourceError, match=r'^Class "otter" has 3 pictures, but many are .*: 2 groups of duplicates'):
+        stratified_group_split([*cats, *(item(at, "otter", max(at, 201)) for at in range(200, 203))], SHARES, seed=0)
+
+
+def sites() -> list[SplitItem]:
+    """Thirty camera sites with one to seven pictures of three animals."""
+    groups = [site for site in range(30) for _ in range(1 + site * 5 % 7)]
+    labels = [("fox", "fox", "hare", "fox", "roe", "hare", "fox")[number**2 % 7] for number in range(len(groups))]
+    return [item(number, label, group) for number, (label, group) in enumerate(zip(labels, groups, strict=True))]
+
+
+def test_the_split_of_sites_and_the_folds_are_the_same_in_every_version_of_bestiary() -> None:
+    """Whoever changes these values changes everybody's scores: say so in the changelog."""
+    digests = {
+        "sites": split_digest(sites(), stratified_group_split(sites(), SHARES, seed=0)),
+        "another seed": split_digest(sites(), stratified_group_split(sites(), SHARES, seed=1)),
+    }
+    for name, items in {"folds of sites": sites(), "folds": many()}.items():
+        folds = stratified_group_folds_by_content(items, folds=5, seed=0)
+        digests[name] = split_digest(items, [str(fold) for fold in folds])
+    assert digests == {
+        "sites": "86835e16e079ee07",
+        "another seed": "17cea236fceead67",
+        "folds of sites": "c6068392b6da7776",
+        "folds": "81fb7eea77ce122e",
+    }
+
+
+def test_the_digest_is_the_hash_of_sorted_lines() -> None:
+    items = [SplitItem("bb", "fox", 1), SplitItem("aa", "hare", 2), SplitItem("cc", "fox", 3)]
+    lines = "test fox bb\ntrain fox cc\nval hare aa"
+    assert split_digest(items, ["test", "val", "train"]) == hashlib.sha256(lines.encode()).hexdigest()[:16]
+    with pytest.raises(ValueError, match="shorter"):
+        split_digest(items, ["test", "val"])
+
+
 @pytest.mark.parametrize("ending", ["", "set", "_set", "-set", " set", " SET ", "_Set"])
 @pytest.mark.parametrize(
     ("name", "part"), [("train", "train"), ("Training", "train"), ("valid", "val"), ("dev", "val"), ("testing", "test")]
@@ -242,6 +387,24 @@ def test_folds_of_equally_rare_labels_are_of_equal_size(seed: int) -> None:
     folds = stratified_group_folds(labels, labels, folds=3, seed=seed)
     assert folds.dtype == np.int64
     assert sorted(folds) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_group_goes_to_the_fold_where_its_label_is_rarest(seed: int) -> None:
+    """The rule by hand, in numpy's random order; of folds with as few of the label, the smallest."""
+    labels = np.array([0] * 9 + [1] * 5 + [2] * 4)
+    groups = np.array([10, 10, 11, 12, 13, 14, 15, 16, 17, 20, 20, 21, 22, 23, 30, 31, 32, 33])
+    names, first = np.unique(groups, return_index=True)
+    counts, sizes, expected = Counter[tuple[int, int]](), Counter[int](), {}
+    for at in np.random.default_rng(seed).permutation(len(names)):
+        label = int(labels[first[at]])
+        fold = min(range(3), key=lambda fold: (counts[label, fold], sizes[fold], fold))
+        pictures = int((groups == names[at]).sum())
+        counts[label, fold] += pictures
+        sizes[fold] += pictures
+        expected[int(names[at])] = fold
+    folds = stratified_group_folds(labels, groups, folds=3, seed=seed)
+    assert folds.tolist() == [expected[group] for group in groups.tolist()]
 
 
 def test_folds_of_groups_with_several_labels_count_all_of_them() -> None:

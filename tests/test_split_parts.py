@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from bestiary import flow, table
 from bestiary.context import Context
 from bestiary.data.assign_splits import assign_splits
 from bestiary.data.dataset import DataSource, load_dataset
+from bestiary.data.notices import NESTED, SPLIT_FOLDERS, SourceNotice
 from bestiary.data.sources import PictureEntry, PictureList
 from bestiary.data.split_parts import choose_split_parts, require_trainable_parts
 from bestiary.errors import SourceError
@@ -76,6 +78,94 @@ def test_parts_that_cannot_be_trained_on_are_refused(
 ) -> None:
     with pytest.raises(SourceError, match=message):
         require_trainable_parts(parts, DataConfig(**settings))
+
+
+@pytest.mark.parametrize(
+    ("parts", "settings", "message"),
+    [
+        (
+            ("train", "test"),
+            {"folds": 5},
+            "The pictures are split already, and cross-validation would ignore that. Remove --folds to use the given"
+            " split, or add --split resplit.",
+        ),
+        (
+            (*["train"] * 1000, None),
+            {},
+            "1 of 1,001 pictures have no split. Give all pictures a split, or none.",
+        ),
+        (
+            ("train", "val", "test"),
+            {"split": "draw-test"},
+            "The pictures have a test split already, so --split draw-test would draw none. Leave --split out to use it;"
+            " --split resplit re-splits all pictures.",
+        ),
+        (
+            ("val",),
+            {"split": "keep"},
+            "The given split has no test and no train split, only val. Add one, or re-split:"
+            " --split resplit re-splits all pictures.",
+        ),
+        (
+            ("test", "val"),
+            {"split": "keep"},
+            "The given split has no train split, only test and val. Add one, or re-split: --split resplit re-splits all"
+            " pictures.",
+        ),
+        (
+            ("val",),
+            {"split": "draw-test"},
+            "The given split has no train split, only val. Add one, or re-split:"
+            " --split resplit re-splits all pictures.",
+        ),
+    ],
+)
+def test_the_messages_about_parts_in_full(
+    parts: tuple[str | None, ...], settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(SourceError) as refused:
+        require_trainable_parts(parts, DataConfig(**settings))
+    assert str(refused.value) == message
+
+
+@pytest.mark.parametrize(
+    ("parts", "setting", "expected", "message"),
+    [
+        (("train", None), "resplit", [None, None], "The given split is not used: all pictures are re-split."),
+        (
+            ("train",),
+            "auto",
+            [None],
+            "The pictures have a train split only: the validation and test splits are drawn from it.",
+        ),
+        (
+            ("val", "train"),
+            "auto",
+            ["test", "train"],
+            "The pictures have the splits train and val, and no test split: val is used as the test split, and a"
+            " validation split is drawn from train. Alternatives: --split draw-test draws the test split from train,"
+            " --split resplit re-splits all pictures.",
+        ),
+    ],
+)
+def test_a_changed_split_is_a_notice_beside_those_of_the_source(
+    parts: tuple[str | None, ...], setting: str, expected: list[str | None], message: str
+) -> None:
+    """Not one that needs attention; nothing else of a picture changes."""
+    before = replace(listing_of(*parts), notices=[SourceNotice(NESTED, "Two folders are one class.")])
+    listing = choose_split_parts(before, Recipe.of({"data": {"split": setting}}).data)
+    assert listing.pictures == [
+        replace(picture, split=split) for picture, split in zip(before.pictures, expected, strict=True)
+    ]
+    assert listing.notices == [*before.notices, SourceNotice(SPLIT_FOLDERS, message, is_issue=False)]
+    assert splits(before) == list(parts)
+
+
+@pytest.mark.parametrize("parts", [("train", None), ("val",), ("val", "test")])
+def test_other_parts_stay_as_they_are_without_a_notice(parts: tuple[str | None, ...]) -> None:
+    listing = listing_of(*parts)
+    for setting in ("auto", "keep", "draw-test"):
+        assert choose_split_parts(listing, Recipe.of({"data": {"split": setting}}).data) == listing
 
 
 def test_parts_that_can_be_trained_on_pass() -> None:
