@@ -774,6 +774,7 @@ def test_ctrl_c_while_training_keeps_the_state_and_resume_finishes_the_run(
     pytest.importorskip("torch")
     run = tmp_path / "run"
     settings = ["train.epochs=40", "picture.size=32", "model.filters=[8,16]", "train.batch_size=16", *FEW[3:]]
+    settings.append("data.suspects=false")
     options = [part for setting in settings for part in ("--set", setting)]
     arguments = ["train", collection.folder, "--method", "scratch", "--threads", 1, *FEW[:2], *options, "--out", run]
     line = [sys.executable, "-m", "bestiary", *map(str, arguments)]
