@@ -31,9 +31,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 # Those that take minutes, the longest first. They begin first, so that no worker is left alone with one at the end:
 # `--dist loadfile --no-loadscope-reorder` hands files out in this order, and not by their number of tests.
 LONG_FILES = (
-    *("test_docs.py", "test_real.py", "test_cluster_train.py", "test_finetune.py", "test_killed.py", "test_flow.py"),
-    *("test_printed_commands.py", "test_classifier.py", "test_audit_page.py", "test_cluster_tune.py", "test_readme.py"),
-    *("test_cluster_predict.py", "test_distributed.py", "test_near_duplicates.py", "test_tune_processes.py"),
+    *("test_docs.py", "test_real.py", "test_cluster_train.py", "test_flow.py", "test_killed.py", "test_classifier.py"),
+    *("test_cli.py", "test_finetune.py", "test_timm_backbone.py", "test_audit_page.py", "test_cluster_tune.py"),
+    *("test_cluster_predict.py", "test_distributed.py", "test_printed_commands.py", "test_one_pass.py"),
 )
 
 

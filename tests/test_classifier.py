@@ -276,6 +276,7 @@ OF_CHECKS = quick(
         "picture": {"size": 64},
         "probe": {"regularisation": [0.3]},
         "data": {"min_per_class": 3, "near_duplicates": False},
+        "evaluate": {"resamples": 100, "learning_curve": "off"},  # of test scores, which the checks do not see
     }
 )
 Test = Callable[[Any, Any], None]

@@ -24,7 +24,7 @@ from PIL import Image
 
 pytest.importorskip("sklearn")
 
-from bestiary import __version__, table
+from bestiary import __version__, flow, table
 from bestiary.cli.app import COMMANDS
 from bestiary.demo.dataset import SyntheticDataset, make_synthetic_dataset
 from bestiary.inference.heatmap import overlay_heatmap
@@ -635,7 +635,8 @@ def test_a_reader_that_has_enough_gets_no_traceback(model: Path, colours: Path) 
 
 
 def test_audit_counts_and_strict_exits_1(bestiary: Call, faulty: SyntheticDataset, tmp_path: Path) -> None:
-    done = bestiary("audit", faulty.folder, "--json", "--out", tmp_path / "audit")
+    small = ("--set", "picture.size=64", "--set", "model.backbone=lite0")
+    done = bestiary("audit", faulty.folder, *small, "--json", "--out", tmp_path / "audit")
     found = json.loads(done.out)
     assert done.code == 0
     assert found["findings"]["truncated"] == len(faulty.faults["truncated"])
@@ -644,7 +645,7 @@ def test_audit_counts_and_strict_exits_1(bestiary: Call, faulty: SyntheticDatase
     written = table.read(tmp_path / "audit" / "findings.parquet", table.FINDINGS)
     assert written.height == sum(found["findings"].values())
 
-    strict = bestiary("audit", faulty.folder, "--strict", "--quiet")
+    strict = bestiary("audit", faulty.folder, *small, "--strict", "--quiet")
     assert (strict.code, strict.err) == (1, "")
     assert "truncated" in strict.out
 
@@ -743,16 +744,12 @@ def test_resuming_a_finished_run(bestiary: Call, probed: Path) -> None:
 
 
 def test_a_bug_of_ours_keeps_its_traceback(bestiary: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bestiary import flow
-
     monkeypatch.setattr(flow, "audit", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         bestiary("audit", "pictures")
 
 
 def test_ctrl_c_before_there_is_a_run_ends_with_130(bestiary: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bestiary import flow
-
     def stopped(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
@@ -763,8 +760,11 @@ def test_ctrl_c_before_there_is_a_run_ends_with_130(bestiary: Call, monkeypatch:
 
 @pytest.mark.slow
 def test_demo_draws_trains_and_reports(bestiary: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fewer = partial(make_synthetic_dataset, pictures=330)  # tests/test_docs.py runs it with all
+    # tests/test_docs.py runs it with all pictures and the default backbone
+    fewer = partial(make_synthetic_dataset, pictures=330)
     monkeypatch.setattr("bestiary.demo.dataset.make_synthetic_dataset", fewer)
+    recipe = {"model": {"backbone": "lite0"}, "picture": {"size": 64}, "evaluate": {"resamples": 100}}
+    monkeypatch.setattr("bestiary.flow.train", partial(flow.train, recipe=recipe))
     done = bestiary("demo", "--out", tmp_path / "demo", "--threads", 2)
     assert done.code == 0
     assert done.out.splitlines()[-1] == f"Report: {tmp_path / 'demo' / 'run' / 'report.html'}"
@@ -784,6 +784,7 @@ def test_ctrl_c_while_training_keeps_the_state_and_resume_finishes_the_run(
     pytest.importorskip("torch")
     run = tmp_path / "run"
     settings = ["train.epochs=40", "picture.size=32", "model.filters=[8,16]", "train.batch_size=16", *FEW[3:]]
+    settings.append("data.suspects=false")
     options = [part for setting in settings for part in ("--set", setting)]
     arguments = ["train", collection.folder, "--method", "scratch", "--threads", 1, *FEW[:2], *options, "--out", run]
     line = [sys.executable, "-m", "bestiary", *map(str, arguments)]

@@ -135,7 +135,7 @@ def test_finished_folds_are_kept_when_a_run_is_resumed(
 def test_a_network_can_be_cross_validated(collection: SyntheticDataset, tmp_path: Path) -> None:
     pytest.importorskip("torch")
     asked = {
-        "data": {"classes": ["bird", "fish", "spider"]},
+        "data": {"classes": ["bird", "fish", "spider"], "suspects": False},
         "picture": {"size": 32},
         "model": {"method": "scratch", "filters": [8, 16]},
         "train": {"epochs": 1, "batch_size": 16, "precision": "float32"},

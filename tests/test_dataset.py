@@ -449,14 +449,3 @@ def test_classes_are_chosen_by_label_and_the_rest_is_counted(plain: Path, tmp_pa
     assert dict(names.passed_over) == {"of other classes": 2}
     with pytest.raises(SourceError, match=r'No picture has the label "hrose"\. Did you mean "horse"\? Known: cat, dog'):
         audit(folder, tmp_path / "cache", labels="animals10", classes=("cat", "hrose"))
-
-
-@pytest.mark.real
-@pytest.mark.slow
-def test_the_real_collection_is_read_whole_and_its_duplicates_kept_together(animals10: Path, tmp_path: Path) -> None:
-    found = audit_sources([animals10], "animals10", DataConfig(), LIMITS, Context(threads=2, cache=tmp_path))
-    assert found.pictures["error"].null_count() == found.pictures.height
-    shown, _ = assign_splits(found, DataConfig(), seed=0)
-    assert shown["label"].n_unique() == 10
-    assert shown.group_by("group").agg(pl.col("split").n_unique())["split"].max() == 1
-    assert 40 <= found.findings.filter(pl.col("check") == "near-duplicate").height <= 160

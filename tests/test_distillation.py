@@ -125,7 +125,7 @@ def test_other_networks_refuse_a_teacher(model: dict[str, str]) -> None:
 def test_a_distilled_run_names_its_teacher(collection: SyntheticDataset, tmp_path: Path) -> None:
     settings = {
         **RESNET,
-        "data": {"min_per_class": 3},
+        "data": {"min_per_class": 3, "suspects": False},
         "picture": {"size": 32},
         "train": {"epochs": 2, "distill": "lite0"},
     }

@@ -1,7 +1,9 @@
 """What the documentation says is true: its commands and snippets run, in the order of the pages, in one folder.
 
 Blocks in `sh` and `python` run, except those after a line `<!-- not run: REASON -->`. After a line
-`<!-- run with: OPTIONS -->` the options are added to every command `bestiary` of the block: a long job is a short one.
+`<!-- run with: OPTIONS -->` the options are added to every training of the block: a long job is a short one. So are
+`SMALL` to the trainings that name no backbone and no method, but not to those of the tutorial. Commands and snippets
+run in the process of the test, since each would import for seconds; `tests/test_cli.py` has those of their own.
 """
 
 from __future__ import annotations
@@ -9,11 +11,13 @@ from __future__ import annotations
 import csv
 import importlib
 import json
-import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+import traceback
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from html.parser import HTMLParser
@@ -26,6 +30,7 @@ import pytest
 from bestiary.cli.app import COMMANDS
 from bestiary.demo.dataset import SyntheticDataset
 from bestiary.settings_reference import list_settings
+from commands import Call, expand_patterns
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -34,6 +39,7 @@ MARK = re.compile(r"<!-- (not run|run with): (.+) -->")
 FENCE = re.compile(r"\s*```(.*)")
 LANGUAGES = {"sh", "python", "text", "csv", "json", "toml", "yaml"}  # and the directives of MyST, in braces
 EXECUTED = ("sh", "python")
+SMALL = "--backbone lite0 --set picture.size=96 --set evaluate.resamples=200"
 
 
 @dataclass(frozen=True)
@@ -80,13 +86,18 @@ BLOCKS = [block for path in list_pages() for block in iter_blocks(path)]
 RUNNABLE = [block for block in BLOCKS if block.language in EXECUTED and block.mark != "not run"]
 
 
-def add_options(code: str, options: str) -> str:
-    """Return shell commands with options added to each command of bestiary.
+def add_options(line: str, block: Block) -> str:
+    """Return a line of shell with the options of its block, or those that make a training small, if it trains.
 
-    >>> add_options("bestiary train pictures\\nls\\n", "--quiet")
-    'bestiary train pictures --quiet\\nls'
+    >>> add_options("bestiary train pictures", Block("a.md", 1, "sh", "", "run with", "--quiet"))
+    'bestiary train pictures --quiet'
     """
-    return "\n".join(f"{line} {options}" if line.startswith("bestiary ") else line for line in code.splitlines())
+    if not line.startswith("bestiary train "):
+        return line
+    if block.mark == "run with":
+        return f"{line} {block.text}"
+    is_small = block.page != "tutorial.md" and "--backbone" not in line and "--method" not in line
+    return f"{line} {SMALL}" if is_small else line
 
 
 # ---- A reader's folder ---------------------------------------------------------------------------------------------
@@ -111,7 +122,6 @@ def desk(tmp_path_factory: pytest.TempPathFactory, collection: SyntheticDataset)
         shutil.copy(drawn[len(name)], folder / name)
     _write_tables(folder)
     _write_graph(folder / "features.onnx")
-    _write_command(folder / ".bin" / "bestiary")
     return folder
 
 
@@ -145,26 +155,48 @@ def _write_graph(path: Path) -> None:
     importlib.import_module("foreign_graphs").draw_graph(path)
 
 
-def _write_command(path: Path) -> None:
-    path.parent.mkdir()
-    path.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m bestiary "$@"\n')
-    path.chmod(0o755)
+def _run_shell(block: Block, call: Call, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run the lines of a block up to one that fails, and return what it says; "" if none does.
+
+    Lines of other programs than bestiary are run by a shell.
+    """
+    for line in block.code.splitlines():
+        program, *words = shlex.split(add_options(line, block))
+        if program == "export":
+            name, _, value = words[0].partition("=")
+            monkeypatch.setenv(name, value.replace("/tmp", str(Path.cwd()), 1))  # nothing is left outside
+        elif program == "bestiary":
+            done = call(*expand_patterns(words))
+            if done.code != 0 or "Traceback" in done.err or "cannot be read" in done.out:
+                return f"{line}\nended with {done.code}: {done.err[-2000:]}"
+        else:
+            shell = subprocess.run(["sh", "-e", "-c", line], capture_output=True, text=True, check=False)
+            if shell.returncode != 0:
+                return f"{line}\nended with {shell.returncode}: {shell.stderr}"
+    return ""
+
+
+def _run_python(block: Block) -> str:
+    """Run a snippet, and return its traceback; "" if it ends."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # snippets are short: they close no files
+        try:
+            exec(compile(block.code, block.name, "exec"), {"__name__": "__main__"})
+        except Exception:
+            return traceback.format_exc()
+    return ""
 
 
 @pytest.mark.slow
-def test_every_command_and_snippet_runs(desk: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_every_command_and_snippet_runs(desk: Path, bestiary: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("sklearn")
-    environment = os.environ | {"PATH": f"{desk / '.bin'}{os.pathsep}{os.environ['PATH']}"}
+    monkeypatch.chdir(desk)
     failures = []
     for block in RUNNABLE:
-        if block.language == "python":
-            arguments = [sys.executable, "-c", block.code]
-        else:
-            code = add_options(block.code, block.text) if block.mark == "run with" else block.code
-            arguments = ["sh", "-e", "-c", code]
-        done = subprocess.run(arguments, cwd=desk, env=environment, capture_output=True, text=True, check=False)
-        if done.returncode != 0 or "Traceback" in done.stderr or "cannot be read" in done.stdout:
-            failures.append(f"{block.name} ended with {done.returncode}:\n{block.code}{done.stderr[-2000:]}")
+        with monkeypatch.context() as patch:
+            says = _run_python(block) if block.language == "python" else _run_shell(block, bestiary, patch)
+        if says:
+            failures.append(f"{block.name}:\n{says}")
     assert not failures, "\n\n".join(failures)
 
 

@@ -1,11 +1,9 @@
 """Copies that are mirrored, cropped, brightened or stored anew: found; pictures that only resemble each other: not."""
 
-import itertools
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import imagehash
 import numpy as np
 import polars as pl
 import pytest
@@ -16,7 +14,7 @@ from bestiary.context import Context
 from bestiary.data import audit, duplicates, hamming_search, thumbnail_rows, view_search
 from bestiary.data.copy_changes import CopyChange
 from bestiary.data.duplicates import connected_groups, find_duplicate_pairs
-from bestiary.data.hamming_search import find_near_pairs, hash_bits
+from bestiary.data.hamming_search import find_near_pairs
 from bestiary.data.label_map import label_map
 from bestiary.data.measure import measure_file
 from bestiary.data.registration import Registration, register
@@ -358,26 +356,3 @@ def test_a_finding_says_how_a_copy_differs(tmp_path: Path) -> None:
     assert messages["label-conflict"] == (
         "Labelled fish, but nearly the same as crab/0.png, mirrored, which is labelled crab."
     )
-
-
-@pytest.mark.real
-@pytest.mark.slow
-def test_every_pair_that_imagehash_sees_is_one_of_our_groups(animals10: Path) -> None:
-    found = scan_pictures(
-        list_sources([animals10], label_map("animals10")),
-        LIMITS,
-        Context(threads=2, cache=None),
-    )
-    pairs = find_duplicate_pairs(found, 40, threads=2)
-    group = connected_groups(found.height, pairs)
-    theirs = []
-    for path in found["path"]:
-        with Image.open(path) as image:
-            theirs.append(np.packbits(imagehash.phash(image, hash_size=16).hash.ravel()).tobytes().hex())
-    outside = find_near_pairs(hash_bits(theirs), 36)
-    assert len(outside) >= 80
-    assert (group[outside[:, 0]] == group[outside[:, 1]]).all()
-    labels = found["label"].to_list()
-    assert all(labels[left] == labels[right] for left, right in pairs[:, :2].tolist())  # none across classes
-    assert 105 <= len(pairs) <= 113  # 109, all of them genuine by eye
-    assert max(len(list(same)) for _, same in itertools.groupby(sorted(group.tolist()))) <= 6  # false pairs would chain

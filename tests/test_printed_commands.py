@@ -28,6 +28,7 @@ from bestiary.report.run_report import write_report
 from bestiary.report.run_summary import summarise_run
 from bestiary.review.decisions import DecisionLog
 from bestiary.review.review_session import ReviewSession
+from commands import Call, expand_patterns
 from reviewed_run import plant
 
 WORD = re.compile(r'<span class="word">([^<]*)</span>')
@@ -40,14 +41,12 @@ def printed_commands(page: Path) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def run_command(command: str, desk: Path) -> None:
-    """Run a printed command as a shell would; `review` serves until Ctrl-C."""
-    words = [
-        part for word in shlex.split(command)[1:] for part in (map(str, desk.glob(word)) if "*" in word else [word])
-    ]
-    line = [sys.executable, "-m", "bestiary", *words]
+def run_command(command: str, call: Call) -> None:
+    """Run a printed command in this folder as a shell would; `review` serves until Ctrl-C, in its own process."""
+    words = expand_patterns(shlex.split(command)[1:])
     if words[0] in ("review", "serve"):
-        with subprocess.Popen([*line, "--port", "0"], cwd=desk, stdout=subprocess.PIPE, text=True) as server:
+        line = [sys.executable, "-m", "bestiary", *words, "--port", "0"]
+        with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as server:
             assert server.stdout is not None
             address = server.stdout.readline().partition("#")[0].strip()
             with urllib.request.urlopen(address, timeout=60) as answer:
@@ -55,8 +54,8 @@ def run_command(command: str, desk: Path) -> None:
             os.kill(server.pid, signal.SIGINT)
             assert server.wait(timeout=60) == 0
         return
-    done = subprocess.run(line, cwd=desk, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{command}\n{done.stderr}"
+    done = call(*words)
+    assert done.code == 0, f"{command}\n{done.err}"
 
 
 @pytest.fixture(scope="module")
@@ -86,24 +85,30 @@ def test_the_page_prints_commands_for_what_it_advises(run: Path) -> None:
 
 
 @pytest.mark.slow
-def test_every_command_of_the_report_works(run: Path, desk: Path) -> None:
+def test_every_command_of_the_report_works(
+    run: Path, desk: Path, bestiary: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("torch")
+    monkeypatch.chdir(desk)
     commands = printed_commands(run / "report.html")
     for command in sorted(commands, key=lambda command: "compare" in command):  # what is compared is trained before
         if "--folds" not in command:  # it is no rival on the same test pictures
-            run_command(command, desk)
+            run_command(command, bestiary)
     for command in (command for command in commands if "--folds" in command):
-        run_command(command, desk)
+        run_command(command, bestiary)
 
 
 @pytest.mark.slow
-def test_after_a_review_that_drops_a_test_picture_its_commands_work(run: Path, desk: Path) -> None:
+def test_after_a_review_that_drops_a_test_picture_its_commands_work(
+    run: Path, desk: Path, bestiary: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(desk)
     log = DecisionLog(run / "corrections.csv", "anna")
     tested = table.read(run / "pictures.parquet", table.PICTURES).filter(pl.col("split") == "test")
     for sha256 in tested["sha256"][:2]:
         log.add(sha256, "drop" if sha256 == tested["sha256"][0] else "both")
     for command in ReviewSession(run, log, threads=1).commands():
-        run_command(command, desk)
+        run_command(command, bestiary)
 
 
 def test_fine_tuning_names_what_installs_torch_where_it_is_missing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from bestiary.progress import LogReporter
 from bestiary.stages import STAGES, StageReporter, number_stages
 
 STAGE = re.compile(r"^\[(\d+)/(\d+)\] (.+): (?:[\d,]+|done) in [\d.]+ s$", re.MULTILINE)
+SMALL = {"model": {"backbone": "lite0"}, "picture": {"size": 64}, "evaluate": {"resamples": 200}}
 
 
 def test_a_step_that_takes_long_is_no_silence(
@@ -58,10 +59,10 @@ def test_cached_results_are_not_counted_as_all_pictures(
     monkeypatch.setenv("BESTIARY_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "pictures"
     shutil.copytree(collection.folder, folder)
-    flow.audit(folder, reporter=LogReporter())
+    flow.audit(folder, recipe=SMALL, reporter=LogReporter())
     assert "Reading pictures: 120 in" in capsys.readouterr().err
     shutil.copy(next((folder / "bird").iterdir()), folder / "bird" / "new.png")
-    flow.audit(folder, reporter=LogReporter())
+    flow.audit(folder, recipe=SMALL, reporter=LogReporter())
     second = capsys.readouterr().err
     assert "Reading pictures that are new or changed: 1 in" in second
     assert "Checking labels: done in" in second
@@ -71,7 +72,7 @@ def test_all_stages_of_training_and_evaluation_are_reported(
     tmp_path_factory: pytest.TempPathFactory, faulty: SyntheticDataset, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path_factory.mktemp("progress") / "run"
-    run = flow.train(faulty.folder, recipe={"model": {"backbone": "lite0"}}, out=out, reporter=LogReporter())
+    run = flow.train(faulty.folder, recipe=SMALL, out=out, reporter=LogReporter())
     reported = STAGE.findall(capsys.readouterr().err)
     assert {int(total) for _, total, _ in reported} == {len(STAGES["train"])}
     numbers = [int(number) for number, _, _ in reported]

@@ -3,13 +3,12 @@
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from bestiary.demo.dataset import SyntheticDataset
+from commands import Call, expand_patterns
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -45,21 +44,19 @@ def test_there_are_commands_to_try() -> None:
 
 
 @pytest.mark.slow
-def test_the_commands_run(desk: Path) -> None:
+def test_the_commands_run(desk: Path, bestiary: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(desk)
     for words in commands():
-        known = [str(path) for word in words for path in (sorted(desk.glob(word)) if "*" in word else [word])]
-        done = subprocess.run(
-            [sys.executable, "-m", "bestiary", *known], cwd=desk, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        assert done.stdout
+        done = bestiary(*expand_patterns(words))
+        assert done.code == 0, done.err
+        assert done.out
 
 
 @pytest.mark.slow
-def test_the_python_runs(desk: Path) -> None:
-    for block in blocks("python"):
-        done = subprocess.run([sys.executable, "-c", block], cwd=desk, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
+def test_the_python_runs(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(desk)
+    for number, block in enumerate(blocks("python")):
+        exec(compile(block, f"README.md, block {number} in Python", "exec"), {"__name__": "__main__"})
 
 
 def test_the_paths_of_the_map_exist() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,12 @@ STYLE = PACKAGE / "web" / "style.css"
 
 def render_page(template: str, values: Mapping[str, Any]) -> str:
     """Return a template filled with values; text among them is escaped, a missing value is an error."""
+    return _template_environment().get_template(template).render(values).lstrip()
+
+
+@functools.cache
+def _template_environment() -> jinja2.Environment:
+    """Return the environment of all pages, once for a process: it keeps the templates that it has compiled."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader([PACKAGE / room / "templates" for room in ROOMS]),
         autoescape=True,
@@ -35,7 +42,7 @@ def render_page(template: str, values: Mapping[str, Any]) -> str:
         number=format.format_number,
         style=Markup(STYLE.read_text(encoding="utf-8")),  # ours, not the user's: safe as it is
     )
-    return environment.get_template(template).render(values).lstrip()
+    return environment
 
 
 def standalone_svg(drawings: Sequence[Drawing]) -> str:
