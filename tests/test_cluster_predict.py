@@ -51,7 +51,7 @@ from tiny_model import COLOURS, coloured, write_run
 
 PICTURES = 150  # under the number from which the engine is chosen by speed
 DEADLY = 77  # the id of a picture in the middle
-RELEASE = "release"  # the file in the folder of the job for which held workers wait
+FIRST, RELEASE = "first", "release"  # files in the folder of the job: a held worker has gone on; all should go on
 
 
 class DeadlyWorker(PredictionWorker):
@@ -75,11 +75,13 @@ class UnansweredWorker(PredictionWorker):
 
 
 class HeldWorker(PredictionWorker):
-    """Computes the first chunk, and holds the others until a file is there: the job stays in its middle so long."""
+    """Computes the first chunk that is taken, and holds the others until a file is there: so long lasts the middle."""
 
     def _predict(self, ids: list[int], lines: list[str]) -> list[dict[str, Any]]:
-        if 0 not in ids:
-            folder = Path(self._model.folder)
+        folder = Path(self._model.folder)
+        try:
+            (folder / FIRST).touch(exist_ok=False)  # whichever it is: Ray Data promises no order
+        except FileExistsError:
             (folder / mark_of(ray.get_runtime_context().get_node_id())).touch()
             ray_cluster.wait_for(folder / RELEASE)
         return super()._predict(ids, lines)
@@ -280,6 +282,7 @@ def test_the_command_is_killed_and_goes_on(
     finally:
         command.kill()
         command.wait()
+        (job / FIRST).unlink(missing_ok=True)
     assert not out.exists()
     other = predict(out, "--cluster", "local", "--unknown-label", "nothing")
     assert other.code == 2
@@ -313,7 +316,8 @@ def test_a_node_is_lost(
     remover.start()
     done = predict(out, "--cluster", two_nodes.address)
     remover.join()
-    (job / RELEASE).unlink()
+    for name in (FIRST, RELEASE):
+        (job / name).unlink()
     assert done.code == 0, done.err
     assert done.out == f"{out}\n"  # what Ray says of the lost node is not among the results
     assert lost == [1]

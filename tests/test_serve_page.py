@@ -81,7 +81,7 @@ def plain_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def new_context(browser: Any) -> Iterator[Callable[..., Any]]:
     """Open a context, which is closed after the test."""
-    contexts = []
+    contexts: list[Any] = []
 
     def make(**options: Any) -> Any:
         contexts.append(browser.new_context(**options))
