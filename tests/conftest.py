@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from bestiary.demo.dataset import SyntheticDataset, make_synthetic_dataset
-from browsers import EXECUTABLES, opened_browser
+from browsers import EXECUTABLES, SharedBrowsers
 from commands import Call, Done
-from ray_cluster import TwoNodes, start_local, start_two_nodes
+from ray_cluster import SharedRay, TwoNodes
 from skips import pytest_make_collect_report, pytest_runtest_makereport
 
 __all__ = ["pytest_make_collect_report", "pytest_runtest_makereport"]  # hooks: pytest finds them here
@@ -29,17 +29,31 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 # Those that take minutes, the longest first. They begin first, so that no worker is left alone with one at the end:
-# `--dist loadfile --no-loadscope-reorder` hands files out in this order, and not by their number of tests.
+# `--dist loadgroup --no-loadscope-reorder` hands groups out in this order, and not by their number of tests. A group is
+# the tests of a file, or of all files those that share a cluster of Ray, or the browsers.
 LONG_FILES = (
-    *("test_docs.py", "test_real.py", "test_cluster_train.py", "test_flow.py", "test_killed.py", "test_classifier.py"),
-    *("test_cli.py", "test_finetune.py", "test_timm_backbone.py", "test_audit_page.py", "test_cluster_tune.py"),
-    *("test_cluster_predict.py", "test_distributed.py", "test_printed_commands.py", "test_one_pass.py"),
+    *("test_docs.py", "local_ray", "test_real.py", "browser", "test_flow.py", "test_killed.py", "test_classifier.py"),
+    *("test_cli.py", "test_finetune.py", "two_nodes", "test_timm_backbone.py", "test_printed_commands.py"),
+    *("test_one_pass.py", "test_readme.py", "test_tune_processes.py"),
 )
+SHARED_RAY, SHARED_BROWSERS = SharedRay(), SharedBrowsers()
+SHARED = (*SharedRay.FIXTURES, SharedBrowsers.FIXTURE)
+
+
+def group_of(item: pytest.Item) -> str:
+    """Return the cluster or the browsers that a test shares with others, or the path of its file."""
+    fixtures = getattr(item, "fixturenames", ())  # a docstring's example has none
+    return next((name for name in SHARED if name in fixtures), str(item.path))
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    if item.config.pluginmanager.hasplugin("xdist"):
+        item.add_marker(pytest.mark.xdist_group(group_of(item)))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     order = {name: position for position, name in enumerate(LONG_FILES)}
-    items.sort(key=lambda item: order.get(item.path.name, len(order)))
+    items.sort(key=lambda item: order.get(Path(group_of(item)).name, len(order)))
     if config.getoption("--run-slow"):
         return
     for item in items:
@@ -47,35 +61,44 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="slow; add --run-slow"))
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    fixtures = getattr(item, "fixturenames", ())
+    SHARED_RAY.stop_before(fixtures)
+    SHARED_BROWSERS.stop_before(fixtures)
+
+
+def pytest_sessionfinish() -> None:
+    SHARED_RAY.stop()
+    SHARED_BROWSERS.stop()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """For the whole session, so that fixtures of any scope and the processes that tests start share it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BESTIARY_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("RAY_worker_niceness", "0")  # at Ray's 15, other tests would leave its workers no processor
         yield
 
 
-@pytest.fixture(scope="module", params=list(EXECUTABLES))
-def browser(request: pytest.FixtureRequest) -> Iterator[Any]:
-    """Chromium, then Firefox. Of a module only: while one runs, no other event loop can."""
-    with opened_browser(request.param) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def local_ray() -> Iterator[Any]:
-    """The module `ray`, connected to two processors of this computer; a command with `--cluster local` uses them."""
-    pytest.importorskip("ray")
-    with start_local() as ray:
-        yield ray
+@pytest.fixture(params=list(EXECUTABLES))
+def browser(request: pytest.FixtureRequest) -> Any:
+    """Chromium, and Firefox; they stay open for the next test."""
+    return SHARED_BROWSERS.get(request.param)
 
 
 @pytest.fixture
-def two_nodes() -> Iterator[TwoNodes]:
+def local_ray() -> Any:
+    """The module `ray`, connected to two processors of this computer; a command with `--cluster local` uses them."""
+    pytest.importorskip("ray")
+    return SHARED_RAY.local()
+
+
+@pytest.fixture
+def two_nodes() -> TwoNodes:
     """A cluster of two nodes on this computer, not connected yet; the test may remove the second."""
     pytest.importorskip("ray")
-    with start_two_nodes() as nodes:
-        yield nodes
+    return SHARED_RAY.two_nodes()
 
 
 @pytest.fixture(autouse=True)

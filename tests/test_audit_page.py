@@ -358,12 +358,11 @@ def test_a_group_is_never_torn_and_a_huge_one_is_cut_with_a_count(tmp_path: Path
     assert (found.n, found.n_pictures) == (3, len(groups))
 
 
-def test_30_000_pictures_with_many_findings_keep_the_page_small(tmp_path: Path) -> None:
-    """Every picture is marked by every check. The page says how many it leaves out."""
-    n, n_files = 30_000, 40
-    noise = [picture(tmp_path / "in" / f"{i}.png", i, side=200) for i in range(n_files)]
-    links = [noise[i % n_files] if i < n_files else tmp_path / "in" / f"{'long' * 30}{i}.png" for i in range(n)]
-    pictures = picture_rows(links, [f"class {i % 10}" for i in range(n)], group=[i // 3 for i in range(n)])
+def audit_page_of(n: int, noise: Sequence[Path], folder: Path) -> tuple[str, int]:
+    """Return the page for so many pictures that are marked by every check, and the number of findings."""
+    folder.mkdir()
+    names = [noise[i] if i < len(noise) else folder / "in" / f"{'long' * 30}{i}.png" for i in range(n)]
+    pictures = picture_rows(names, [f"class {i % 10}" for i in range(n)], group=[i // 3 for i in range(n)])
     checks = [check for check in table.CHECKS if check not in ("imbalance", "shortcut")]
     grouped = {"near-duplicate", "label-conflict", "split-leak"}
     common = {"score": pl.lit(0.5), "is_issue": pl.lit(True), "message": pl.lit("A message. " * 90)}
@@ -374,13 +373,23 @@ def test_30_000_pictures_with_many_findings_keep_the_page_small(tmp_path: Path) 
     findings = pl.concat(
         part.with_columns(group=pl.when(pl.col("check").is_in(grouped)).then("group")) for part in found
     )
-    page = written(pictures, findings.select(list(table.FINDINGS)), tmp_path)
-    assert len(page.encode()) < MOST_BYTES
-    cards = page.count("<figure>") + page.count('<code class="name">')
-    assert MAX_PICTURES * 0.9 < cards <= MAX_PICTURES
-    hidden = sum(int(more.replace(",", "")) for more in re.findall(r"([\d,]+) more pictures are not shown", page))
-    assert hidden == n * len(checks) - cards
-    assert Outline(page).open == []
+    return written(pictures, findings.select(list(table.FINDINGS)), folder), findings.height
+
+
+def test_a_page_of_many_findings_does_not_grow_with_them(tmp_path: Path) -> None:
+    """It says how many it leaves out."""
+    noise = [picture(tmp_path / "in" / f"{i}.png", i, side=200) for i in range(40)]
+    pages = []
+    for n in (1_500, 4_500):
+        page, n_findings = audit_page_of(n, noise, tmp_path / str(n))
+        assert len(page.encode()) < MOST_BYTES
+        cards = page.count("<figure>") + page.count('<code class="name">')
+        assert MAX_PICTURES * 0.9 < cards <= MAX_PICTURES
+        hidden = sum(int(more.replace(",", "")) for more in re.findall(r"([\d,]+) more pictures are not shown", page))
+        assert hidden == n_findings - cards
+        assert Outline(page).open == []
+        pages.append(page)
+    assert len(pages[1]) == pytest.approx(len(pages[0]), abs=1_000)
 
 
 def test_the_worst_picture_keeps_within_its_share_of_the_page(tmp_path: Path) -> None:

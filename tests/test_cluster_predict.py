@@ -21,6 +21,8 @@ from pyarrow import parquet
 
 pytest.importorskip("ray")
 
+import ray
+
 import ray_cluster
 from bestiary import api_predict
 from bestiary.array_types import Pixels
@@ -48,7 +50,8 @@ from ray_cluster import TwoNodes, client_server
 from tiny_model import COLOURS, coloured, write_run
 
 PICTURES = 150  # under the number from which the engine is chosen by speed
-DEADLY, SLOW_SECONDS = 77, 0.3  # the id of a picture in the middle, and how long a slow worker takes for a chunk
+DEADLY = 77  # the id of a picture in the middle
+FIRST, RELEASE = "first", "release"  # files in the folder of the job: a held worker has gone on; all should go on
 
 
 class DeadlyWorker(PredictionWorker):
@@ -71,19 +74,29 @@ class UnansweredWorker(PredictionWorker):
         return super()._predict(ids, lines)
 
 
-class SlowWorker(PredictionWorker):
-    """Takes its time, so that there is a middle."""
+class HeldWorker(PredictionWorker):
+    """Computes the first chunk that is taken, and holds the others until a file is there: so long lasts the middle."""
 
     def _predict(self, ids: list[int], lines: list[str]) -> list[dict[str, Any]]:
-        time.sleep(SLOW_SECONDS)
+        folder = Path(self._model.folder)
+        try:
+            (folder / FIRST).touch(exist_ok=False)  # whichever it is: Ray Data promises no order
+        except FileExistsError:
+            (folder / mark_of(ray.get_runtime_context().get_node_id())).touch()
+            ray_cluster.wait_for(folder / RELEASE)
         return super()._predict(ids, lines)
+
+
+def mark_of(node: str) -> str:
+    """The name of the file that says that a worker of a node holds a chunk."""
+    return f"held-{node}"
 
 
 COMMAND = """
 import sys
 from bestiary.cluster import prediction_worker
 import test_cluster_predict
-prediction_worker.PredictionWorker = test_cluster_predict.SlowWorker
+prediction_worker.PredictionWorker = test_cluster_predict.HeldWorker
 from bestiary.cli import main
 sys.argv = ["bestiary", *sys.argv[1:]]
 main()
@@ -269,6 +282,7 @@ def test_the_command_is_killed_and_goes_on(
     finally:
         command.kill()
         command.wait()
+        (job / FIRST).unlink(missing_ok=True)
     assert not out.exists()
     other = predict(out, "--cluster", "local", "--unknown-label", "nothing")
     assert other.code == 2
@@ -280,22 +294,33 @@ def test_the_command_is_killed_and_goes_on(
 
 @pytest.mark.slow
 def test_a_node_is_lost(
-    two_nodes: TwoNodes, predict: Callable[..., Done], alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    two_nodes: TwoNodes,
+    predict: Callable[..., Done],
+    alone: Path,
+    tmp_path: Path,
+    job: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(prediction_worker, "PredictionWorker", SlowWorker)
+    monkeypatch.setattr(prediction_worker, "PredictionWorker", HeldWorker)
     out, lost = tmp_path / "lost.csv", list[int]()
 
     def remove() -> None:
-        lost.append(wait_for_commits(out))
-        two_nodes.remove_second()
+        try:
+            lost.append(wait_for_commits(out))
+            ray_cluster.wait_for(job / mark_of(two_nodes.second.node_id))
+            two_nodes.remove_second()
+        finally:
+            (job / RELEASE).touch()
 
     remover = threading.Thread(target=remove)
     remover.start()
     done = predict(out, "--cluster", two_nodes.address)
     remover.join()
+    for name in (FIRST, RELEASE):
+        (job / name).unlink()
     assert done.code == 0, done.err
     assert done.out == f"{out}\n"  # what Ray says of the lost node is not among the results
-    assert lost[0] < 150 // 8
+    assert lost == [1]
     assert "on 2 nodes with 2 processors" in done.err
     assert_same(out, alone)
 

@@ -23,6 +23,7 @@ from bestiary.recipe_sections import SyncBatchNorm
 from bestiary.training import distributed
 from bestiary.training.distributed import SINGLE_PROCESS, ProcessGroup, SyncBatchNormCPU
 
+NETWORKS = ("resnet", "plain")
 PROGRAM = """
     import sys
     from pathlib import Path
@@ -49,58 +50,64 @@ PROGRAM = """
 
     here, told = init_process_group({"from": "the first"})
     assert told == {"from": "the first"}
-    build, out = sys.argv[1], Path(sys.argv[2])
     seed = here.rank  # the first one's weights count
-    network = small_resnet(3, filters=(8, 16), blocks=1, seed=seed) if build == "resnet" else plain_cnn(
-        3, 16, PlainArchitecture(filters=(8,), hidden=(8,), dropout=0.0), seed=seed
-    )
+    networks = {
+        "resnet": small_resnet(3, filters=(8, 16), blocks=1, seed=seed),
+        "plain": plain_cnn(3, 16, PlainArchitecture(filters=(8,), hidden=(8,), dropout=0.0), seed=seed),
+    }
     settings = LoopSettings(
         epochs=2, batch_size=9, learning_rate=0.05, weight_decay=5e-4, momentum=0.9, label_smoothing=0.1,
         schedule="one-cycle", warmup_epochs=1, patience_epochs=9, seed=0, threads=1, precision="float32",
-        balance="class-weights", sync_batch_norm=sys.argv[3],
+        balance="class-weights", sync_batch_norm=sys.argv[2],
     )
-    result = fit(network, lambda rows: images[rows], labels, evaluate, settings, AugmentConfig(), out,
-                 LoopControl(SilentReporter(), process_group=here))
-    assert all(type(module).__name__ != "SyncBatchNormCPU" for module in network.modules())
-    torch.save((network.state_dict(), list(result.history)), out / f"result-{here.rank}.pt")
+    for name, network in networks.items():
+        out = Path(sys.argv[1]) / name
+        result = fit(network, lambda rows: images[rows], labels, evaluate, settings, AugmentConfig(), out,
+                     LoopControl(SilentReporter(), process_group=here))
+        assert all(type(module).__name__ != "SyncBatchNormCPU" for module in network.modules())
+        torch.save((network.state_dict(), list(result.history)), out / f"result-{here.rank}.pt")
     destroy_process_group()
 """
 
 
-def trained(
-    folder: Path, build: str, processes: int, sync_batch_norm: SyncBatchNorm = "auto"
-) -> list[tuple[dict[str, torch.Tensor], list[dict[str, float]]]]:
-    """What each process ended with: weights and history."""
-    folder.mkdir()
+def train_both(folder: Path, processes: int, sync_batch_norm: SyncBatchNorm = "auto") -> Path:
+    """Let so many processes train both networks, and return the folder with what each ended with."""
+    for name in NETWORKS:
+        (folder / name).mkdir()
     program = folder / "program.py"
     program.write_text(textwrap.dedent(PROGRAM))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     if processes == 1:
         command = [sys.executable]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, str(program), build, str(folder), sync_batch_norm],
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=False,
-    )
+    command += [str(program), str(folder), sync_batch_norm]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
-    return [torch.load(folder / f"result-{rank}.pt") for rank in range(processes)]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train_both(tmp_path_factory.mktemp("alone"), 1)
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train_both(tmp_path_factory.mktemp("together"), 2)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("build", ["resnet", "plain"])
-def test_two_processes_learn_what_one_learns(tmp_path: Path, build: str) -> None:
-    ((weights, history),) = trained(tmp_path / "one", build, 1)
-    both = trained(tmp_path / "two", build, 2)
-    for shared_weights, shared_history in both:
-        for name, tensor in weights.items():
-            np.testing.assert_allclose(shared_weights[name].numpy(), tensor.numpy(), atol=1e-5, err_msg=name)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_two_processes_learn_what_one_learns(alone: Path, together: Path, name: str) -> None:
+    weights, history = torch.load(alone / name / "result-0.pt")
+    for rank in range(2):
+        shared_weights, shared_history = torch.load(together / name / f"result-{rank}.pt")
+        for key, tensor in weights.items():
+            np.testing.assert_allclose(shared_weights[key].numpy(), tensor.numpy(), atol=1e-5, err_msg=key)
         for here, there in zip(history, shared_history, strict=True):
             for key in ("train_loss", "train_accuracy", "val_loss", "val_macro_f1", "learning_rate"):
                 assert there[key] == pytest.approx(here[key], abs=1e-5), key
-    lines = (tmp_path / "two" / "history.jsonl").read_text().splitlines()
+    lines = (together / name / "history.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2], "the first process alone writes"
 
 
@@ -138,11 +145,12 @@ def test_running_statistics_are_averaged_over_the_processes(monkeypatch: pytest.
 
 
 @pytest.mark.slow
-def test_workers_with_statistics_of_their_own_end_alike_and_learn(tmp_path: Path) -> None:
-    ((alone, history),) = trained(tmp_path / "one", "resnet", 1)
-    (weights, own_history), (other_weights, _) = trained(tmp_path / "two", "resnet", 2, sync_batch_norm="off")
-    assert all(torch.equal(tensor, other_weights[name]) for name, tensor in weights.items())
-    assert any(not torch.allclose(tensor, alone[name], atol=1e-4) for name, tensor in weights.items())
+def test_workers_with_statistics_of_their_own_end_alike_and_learn(alone: Path, tmp_path: Path) -> None:
+    weights, history = torch.load(alone / "resnet" / "result-0.pt")
+    folder = train_both(tmp_path, 2, sync_batch_norm="off") / "resnet"
+    (own, own_history), (other, _) = (torch.load(folder / f"result-{rank}.pt") for rank in range(2))
+    assert all(torch.equal(tensor, other[name]) for name, tensor in own.items())
+    assert any(not torch.allclose(tensor, weights[name], atol=1e-4) for name, tensor in own.items())
     assert own_history[-1]["train_loss"] == pytest.approx(history[-1]["train_loss"], abs=0.15)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from PIL import Image
 
 from bestiary.report.run_report import write_report
+from browsers import is_firefox
 from test_report import LABELS, make_run
 from tiny_model import write_run as write_model
 
@@ -25,6 +27,9 @@ LOOKS: dict[str, dict[str, Any]] = {
     "dark": {"color_scheme": "dark"},
     "phone": {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True},
 }
+
+
+HUNDRED = tuple(f"class {c:03}" for c in range(100))
 
 
 def noise(folder: Path, labels: tuple[str, ...], n: int) -> dict[str, list[Path]]:
@@ -50,20 +55,30 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_report(write_model(run))
 
 
-@pytest.fixture(params=list(LOOKS))
-def page(request: pytest.FixtureRequest, browser: Any, report: Path) -> Iterator[Any]:
+@contextmanager
+def opened_page(browser: Any, look: str, path: Path) -> Iterator[Any]:
+    """Open a file as a page; nothing may be on its console, and nothing asked of the network."""
     complaints: list[str] = []
-    context = browser.new_context(**LOOKS[request.param])
+    context = browser.new_context(**LOOKS[look])
     opened = context.new_page()
     opened.on("console", lambda said: complaints.append(f"{said.type}: {said.text}"))
     opened.on("pageerror", lambda error: complaints.append(str(error)))
     opened.on(
         "request", lambda asked: complaints.append(asked.url) if not asked.url.startswith(("file:", "data:")) else None
     )
-    opened.goto(report.as_uri())
-    yield opened
-    context.close()
+    try:
+        opened.goto(path.as_uri())
+        yield opened
+    finally:
+        context.close()
     assert complaints == []
+
+
+@pytest.fixture
+def page(browser: Any, report: Path) -> Iterator[Any]:
+    """The report on a phone in Chromium, which emulates one, and on a wide screen in Firefox: each layout once."""
+    with opened_page(browser, "light" if is_firefox(browser) else "phone", report) as opened:
+        yield opened
 
 
 def test_the_largest_report_is_within_the_limit(report: Path) -> None:
@@ -73,16 +88,14 @@ def test_the_largest_report_is_within_the_limit(report: Path) -> None:
     assert 4_000_000 < len(text.encode()) <= 8_000_000
 
 
-def test_axe_finds_nothing_serious_with_all_of_it_unfolded(page: Any) -> None:
+@pytest.mark.parametrize("look", list(LOOKS))
+def test_unfolded_it_fits_the_screen_and_axe_finds_nothing_serious(browser: Any, report: Path, look: str) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
-    page.evaluate("() => document.querySelectorAll('details').forEach((one) => { one.open = true; })")
-    found = axe.run(page).response["violations"]
+    with opened_page(browser, look, report) as page:
+        page.evaluate("() => document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+        assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+        found = axe.run(page).response["violations"]
     assert [f"{one['id']}: {one['nodes'][:2]}" for one in found if one["impact"] in ("serious", "critical")] == []
-
-
-def test_nothing_is_wider_than_the_screen(page: Any) -> None:
-    page.evaluate("() => document.querySelectorAll('details').forEach((one) => { one.open = true; })")
-    assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
 
 
 def test_it_reads_from_the_verdict_over_what_to_do_to_the_evidence(page: Any) -> None:
@@ -221,17 +234,16 @@ def test_a_link_to_findings_unfolds_them(page: Any) -> None:
     page.wait_for_function("id => document.querySelector(id).open", arg=link.get_attribute("href"))
 
 
-def test_a_hundred_classes_can_be_explored(browser: Any, tmp_path: Path) -> None:
-    labels = tuple(f"class {c:03}" for c in range(100))
-    run = make_run(tmp_path / "run", noise(tmp_path / "pictures", labels, 13), sure=2.5, weak="class 042")
-    path = write_report(run)
-    complaints: list[str] = []
-    for look in LOOKS.values():
-        context = browser.new_context(**look)
-        page = context.new_page()
-        page.on("console", lambda said: complaints.append(f"{said.type}: {said.text}"))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.goto(path.as_uri())
+@pytest.fixture(scope="module")
+def large_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report on a hundred classes."""
+    home = tmp_path_factory.mktemp("large")
+    return write_report(make_run(home / "run", noise(home / "pictures", HUNDRED, 13), sure=2.5, weak="class 042"))
+
+
+@pytest.mark.parametrize("look", ["light", "phone"])
+def test_a_hundred_classes_can_be_explored(browser: Any, large_report: Path, look: str) -> None:
+    with opened_page(browser, look, large_report) as page:
         assert page.locator("#classes ~ [data-explore] table").count() == 1
         assert len(column(page, 2)) == 100
         region = page.locator("#classes ~ [data-explore] .scroll")
@@ -244,12 +256,12 @@ def test_a_hundred_classes_can_be_explored(browser: Any, tmp_path: Path) -> None
         assert page.inner_text("#heatmap .readout").startswith("class 042 predicted as class 042: ")
         row, place, n = next(cell for cell in cells if cell[0] != cell[1])
         page.mouse.click(box["x"] + (place + 0.5) * box["width"] / 100, box["y"] + (row + 0.5) * box["height"] / 100)
-        assert page.inner_text("#cell [role=status]").startswith(f"{labels[row]} predicted as {labels[place]}: {n} of")
+        assert page.inner_text("#cell [role=status]").startswith(
+            f"{HUNDRED[row]} predicted as {HUNDRED[place]}: {n} of"
+        )
         assert page.locator("#cell .gallery > li").count() > 0
         assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
-        context.close()
-    assert complaints == []
-    assert path.stat().st_size < 8_000_000
+    assert large_report.stat().st_size < 8_000_000
 
 
 def test_the_evidence_is_shown_and_hidden_again(page: Any) -> None:

@@ -7,7 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,16 @@ import pytest
 pytest.importorskip("sklearn")
 pytest.importorskip("playwright")
 
-
+from bestiary.context import Context
 from bestiary.data.corrections import Correction, read_corrections
+from bestiary.progress import SilentReporter
+from bestiary.review.app import create_app
+from bestiary.review.decisions import DecisionLog
+from bestiary.review.review_session import ReviewSession
+from bestiary.web.settings import ServerSettings
 from browsers import tap
 from reviewed_run import plant
+from served import served_here
 
 pytestmark = pytest.mark.slow
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
@@ -53,24 +61,48 @@ def run(probed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return plant(probed, tmp_path_factory.mktemp("paged") / "run", suspects=24)
 
 
-@pytest.fixture(params=[{}], ids=["desktop"])
-def review(request: pytest.FixtureRequest, browser: Any, run: Path, tmp_path: Path) -> Iterator[Review]:
-    file = tmp_path / "corrections.csv"
+@contextmanager
+def started_command(run: Path, file: Path) -> Iterator[str]:
+    """Start `bestiary review` as users do, and give its address; Ctrl-C ends it without an error."""
     command = [sys.executable, "-m", "bestiary", "review", str(run), "--corrections", str(file), "--reviewer", "anna"]
     server = subprocess.Popen([*command, "--port", "0", "--json", "--quiet"], stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
-    address = json.loads(server.stdout.readline())["address"]
-    context = browser.new_context(**request.param)
-    opened = Review(context.new_page(), file)
-    opened.page.on("console", lambda message: opened.console.append(f"{message.type}: {message.text}"))
-    opened.page.on("pageerror", lambda error: opened.console.append(str(error)))
-    opened.page.goto(address)
-    opened.picture()
-    yield opened
-    context.close()
-    os.kill(server.pid, signal.SIGINT)
-    server.communicate(timeout=60)
+    try:
+        yield json.loads(server.stdout.readline())["address"]
+    finally:
+        os.kill(server.pid, signal.SIGINT)
+        server.communicate(timeout=60)
     assert server.returncode == 0
+
+
+@contextmanager
+def started_here(run: Path, file: Path) -> Iterator[str]:
+    """Do what the command does, without its two seconds of imports."""
+    session = ReviewSession(run, DecisionLog(file, "anna"))
+    settings = ServerSettings(port=0, token="sesame")
+    with served_here(create_app(session, settings), settings) as address:
+        search = threading.Thread(target=session.start_neighbour_search, args=[Context.create(None, SilentReporter())])
+        search.start()
+        yield address
+        search.join()
+
+
+@pytest.fixture(params=[{}], ids=["desktop"])
+def review(request: pytest.FixtureRequest, browser: Any, run: Path, tmp_path: Path) -> Iterator[Review]:
+    file = tmp_path / "corrections.csv"
+    options = dict(request.param)
+    start = started_command if options.pop("command", False) else started_here
+    with start(run, file) as address:
+        context = browser.new_context(**options)
+        opened = Review(context.new_page(), file)
+        opened.page.on("console", lambda message: opened.console.append(f"{message.type}: {message.text}"))
+        opened.page.on("pageerror", lambda error: opened.console.append(str(error)))
+        try:
+            opened.page.goto(address)
+            opened.picture()
+            yield opened
+        finally:
+            context.close()
     assert opened.console == []
 
 
@@ -78,6 +110,7 @@ def choose(review: Review, check: str) -> None:
     review.page.select_option("#check", check)
 
 
+@pytest.mark.parametrize("review", [{"command": True}], indirect=True, ids=["command"])
 def test_twenty_pictures_are_reviewed_by_keyboard(review: Review) -> None:
     choose(review, "suspect-label")
     seen: list[int] = []

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -51,6 +50,48 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield address
 
 
+@pytest.fixture(scope="module")
+def token_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with served(write_run(tmp_path_factory.mktemp("token") / "colours"), "--quiet", "--token", "sesame") as (
+        address,
+        _,
+    ):
+        yield address
+
+
+@pytest.fixture(scope="module")
+def threshold_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a server whose model answers red only where it is nearly certain."""
+    run = write_run(tmp_path_factory.mktemp("threshold") / "colours")
+    chosen = ClassThreshold(0.95, 0.999, is_met=True, predicted=30, answered=25, correct=24, low=0.8, high=0.99)
+    replace(read_bundle(run), class_thresholds=as_bundle_values({"red": chosen})).write(run)
+    with served(run, "--quiet") as (address, _):
+        yield address
+
+
+@pytest.fixture(scope="module")
+def plain_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a server whose model has no exact heatmaps."""
+    run = write_run(tmp_path_factory.mktemp("plain") / "colours")
+    replace(read_bundle(run), no_heatmap="its features are its class token").write(run)
+    with served(run, "--quiet") as (address, _):
+        yield address
+
+
+@pytest.fixture
+def new_context(browser: Any) -> Iterator[Callable[..., Any]]:
+    """Open a context, which is closed after the test."""
+    contexts: list[Any] = []
+
+    def make(**options: Any) -> Any:
+        contexts.append(browser.new_context(**options))
+        return contexts[-1]
+
+    yield make
+    for context in contexts:
+        context.close()
+
+
 @pytest.fixture
 def console() -> list[str]:
     """Messages on the console; the page fixture requires that there are none."""
@@ -58,13 +99,9 @@ def console() -> list[str]:
 
 
 @pytest.fixture
-def new_page(browser: Any, address: str, console: list[str]) -> Iterator[Any]:
-    contexts = []
-
+def new_page(new_context: Callable[..., Any], address: str, console: list[str]) -> Iterator[Any]:
     def make(**options: Any) -> Any:
-        context = browser.new_context(**(options or WIDE))
-        contexts.append(context)
-        page = context.new_page()
+        page = new_context(**(options or WIDE)).new_page()
         page.on("console", lambda message: console.append(message.text))
         page.on("pageerror", lambda error: console.append(str(error)))
         page.goto(address)
@@ -72,8 +109,6 @@ def new_page(browser: Any, address: str, console: list[str]) -> Iterator[Any]:
         return page
 
     yield make
-    for context in contexts:
-        context.close()
     assert console == []
 
 
@@ -200,54 +235,47 @@ def test_the_api_documentation_loads_nothing_from_other_sites(new_page: Any, add
     assert axe(page) == []
 
 
-def test_the_token_is_asked_for_and_kept(browser: Any, tmp_path: Path) -> None:
-    with served(write_run(tmp_path / "colours"), "--quiet", "--token", "sesame") as (address, _):
-        page = browser.new_context().new_page()
-        console: list[str] = []
-        page.on("console", lambda message: console.append(message.text))
-        page.goto(address.partition("#")[0])
-        playwright.expect(page.get_by_label("This server requires a token")).to_be_visible()
-        assert console == []
-        for word, error in (("wrong", "Wrong token."), ("sesame", "")):
-            page.get_by_label("This server requires a token").fill(word)
-            page.get_by_role("button", name="Continue").click()
-            playwright.expect(page.locator("#token-error")).to_have_text(error)
-        playwright.expect(page.locator("#classes")).to_contain_text("red")
-        page.reload()
-        playwright.expect(page.locator("#classes")).to_contain_text("red")
-        second = browser.new_context().new_page()
-        second.goto(address)
-        playwright.expect(second.locator("#classes")).to_contain_text("red")
-        assert "sesame" not in second.url
+def test_the_token_is_asked_for_and_kept(new_context: Callable[..., Any], token_address: str) -> None:
+    page = new_context().new_page()
+    console: list[str] = []
+    page.on("console", lambda message: console.append(message.text))
+    page.goto(token_address.partition("#")[0])
+    playwright.expect(page.get_by_label("This server requires a token")).to_be_visible()
+    assert console == []
+    for word, error in (("wrong", "Wrong token."), ("sesame", "")):
+        page.get_by_label("This server requires a token").fill(word)
+        page.get_by_role("button", name="Continue").click()
+        playwright.expect(page.locator("#token-error")).to_have_text(error)
+    playwright.expect(page.locator("#classes")).to_contain_text("red")
+    page.reload()
+    playwright.expect(page.locator("#classes")).to_contain_text("red")
+    second = new_context().new_page()
+    second.goto(token_address)
+    playwright.expect(second.locator("#classes")).to_contain_text("red")
+    assert "sesame" not in second.url
 
 
-def test_a_picture_below_the_threshold_of_its_class_says_so(browser: Any, tmp_path: Path) -> None:
-    run = write_run(tmp_path / "colours")
-    bundle = read_bundle(run)
-    chosen = ClassThreshold(0.95, 0.999, is_met=True, predicted=30, answered=25, correct=24, low=0.8, high=0.99)
-    replace(bundle, class_thresholds=as_bundle_values({"red": chosen})).write(run)
-    with served(run, "--quiet") as (address, _):
-        page = browser.new_context(**WIDE).new_page()
-        page.goto(address)
-        playwright.expect(page.locator("#classes")).to_contain_text("red")
-        page.evaluate(AS_DROP, encoded("red", "green", "grey"))
-        assert labels(page, 3) == ["Unknown", "green", "Unknown"]
-        notes = [page.locator(".card").nth(number).inner_text() for number in (0, 2)]
-        assert "Less probable than the threshold of its class. The nearest class is red." in notes[0]
-        assert "Unlike every class" in notes[1]
+def test_a_picture_below_the_threshold_of_its_class_says_so(
+    new_context: Callable[..., Any], threshold_address: str
+) -> None:
+    page = new_context(**WIDE).new_page()
+    page.goto(threshold_address)
+    playwright.expect(page.locator("#classes")).to_contain_text("red")
+    page.evaluate(AS_DROP, encoded("red", "green", "grey"))
+    assert labels(page, 3) == ["Unknown", "green", "Unknown"]
+    notes = [page.locator(".card").nth(number).inner_text() for number in (0, 2)]
+    assert "Less probable than the threshold of its class. The nearest class is red." in notes[0]
+    assert "Unlike every class" in notes[1]
 
 
-def test_a_model_without_exact_heatmaps_says_so(browser: Any, tmp_path: Path) -> None:
-    run = write_run(tmp_path / "colours")
-    replace(read_bundle(run), no_heatmap="its features are its class token").write(run)
-    with served(run, "--quiet") as (address, _):
-        page = browser.new_context(**WIDE).new_page()
-        page.goto(address)
-        playwright.expect(page.locator("#classes")).to_contain_text("red")
-        page.set_input_files("#files", sent("red"))
-        assert labels(page, 1) == ["red"]
-        legend = page.locator(".card .legend")
-        expected = "No heatmaps: an exact one is not possible for tiny, as its features are its class token."
-        playwright.expect(legend).to_have_text(expected)
-        assert page.get_by_role("button", name="Show heatmap").count() == 0
-        assert axe(page) == []
+def test_a_model_without_exact_heatmaps_says_so(new_context: Callable[..., Any], plain_address: str) -> None:
+    page = new_context(**WIDE).new_page()
+    page.goto(plain_address)
+    playwright.expect(page.locator("#classes")).to_contain_text("red")
+    page.set_input_files("#files", sent("red"))
+    assert labels(page, 1) == ["red"]
+    legend = page.locator(".card .legend")
+    expected = "No heatmaps: an exact one is not possible for tiny, as its features are its class token."
+    playwright.expect(legend).to_have_text(expected)
+    assert page.get_by_role("button", name="Show heatmap").count() == 0
+    assert axe(page) == []
