@@ -206,7 +206,8 @@ def describe_all_pictures(results: dict[str, Any] | None) -> list[str]:
         ]
         points = format_interval(entry["minus_bestiary"]["macro_f1"], 100, 1, "+")
         facts.append(
-            f"{entry['title']} {format_costs(entry)}, {ratios[0]:.1f} and {ratios[1]:.1f} times as many, {points} points"
+            f"{entry['title']} {format_costs(entry)}, {ratios[0]:.1f} and {ratios[1]:.1f} times as many, {points}"
+            " points"
         )
     return [f"With all {counts['files']:,} pictures ({counts['train']:,} to train): {'; '.join(facts)}."]
 
