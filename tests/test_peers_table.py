@@ -52,6 +52,18 @@ def test_a_faster_tool_is_marked() -> None:
     assert "| 1000.00; 1.00 |" in row_of(results, "sklearn")
 
 
+def test_the_whole_collection_has_a_sentence() -> None:
+    results = copy.deepcopy(RESULTS)
+    tools = results["all_pictures"]["tools"]
+    for name, seconds in (("bestiary", 80.0), ("sklearn", 200.0)):
+        tools[name]["train"] = [{"seconds": seconds, "cpu_seconds": 2 * seconds}]
+    sentence = render(results).splitlines()[-2]
+    assert "80 s (160 processor seconds), macro-F1 0.939" in sentence
+    assert "200 s (400 processor seconds), 2.5 and 2.5 times as many, +0.4 (-2.5 to +2.8) points." in sentence
+    del results["all_pictures"]
+    assert sentence not in render(results)
+
+
 def test_a_higher_score_is_marked_if_the_interval_says_so() -> None:
     results = copy.deepcopy(RESULTS)
     difference = results["tools"]["sklearn"]["minus_bestiary"]["macro_f1"]
