@@ -74,6 +74,14 @@ from bestiary.training.recipe_checks import (
             {"model": {"method": "scratch", "network": "plain", "mirror_mean": False}},
             "mirror_mean = False .* network plain; it applies to the network resnet",
         ),
+        (
+            {"model": {"method": "finetune"}, "train": {"sync_batch_norm": "on"}},
+            "sync_batch_norm = on has no effect with finetune; it applies to scratch",
+        ),
+        (
+            {"model": {"method": "scratch", "network": "plain"}, "train": {"sync_batch_norm": "on"}},
+            "sync_batch_norm = on .* network plain; it applies to batch normalisation, which model.batch_norm = true",
+        ),
     ],
 )
 def test_what_has_no_effect_is_refused(asked: dict[str, Any], message: str) -> None:
@@ -93,6 +101,8 @@ def test_what_has_no_effect_is_refused(asked: dict[str, Any], message: str) -> N
         {"model": {"method": "finetune"}, "augment": {"mirror": 0.0, "turn": "any"}, "train": {"views": 2}},
         {"model": {"method": "finetune"}, "augment": {"turn": "any"}, "train": {"unfreeze_stages": 7}},
         {"model": {"method": "scratch"}, "augment": {"turn": "any", "policy": "trivial", "vertical_mirror": 0.5}},
+        {"model": {"method": "scratch"}, "train": {"sync_batch_norm": "on"}},
+        {"model": {"method": "scratch", "network": "plain", "batch_norm": True}, "train": {"sync_batch_norm": "off"}},
         {"probe": {"views": "quarters"}},
         *(read_toml(path) for path in builtin_recipes().values()),
     ],

@@ -40,7 +40,7 @@ SETTING_CONSUMERS: dict[tuple[str, ...], dict[str, str]] = {
         "train": "epochs batch_size learning_rate weight_decay momentum label_smoothing optimiser schedule"
         " warmup_epochs patience_epochs precision size_from size_to checkpoint_seconds sync_batch_norm device",
     },
-    SCRATCH: {"model": "network filters"},
+    SCRATCH: {"model": "network filters", "train": "sync_batch_norm"},
     ("probe",): {
         "onnx": "layout channel_order white mean std output output_layout prefix_tokens pooling",
     },

@@ -45,7 +45,7 @@ def check_no_unused_settings(recipe: Recipe) -> None:
 def _unused_settings(recipe: Recipe, overrides: dict[str, Any]) -> list[tuple[str, str]]:
     learner, users = learner_name(recipe), setting_consumers()
     settings = [(section, key) for section, part in overrides.items() if isinstance(part, dict) for key in part]
-    idle = _idle_finetune_settings(recipe) | _idle_graph_settings(recipe)
+    idle = _idle_finetune_settings(recipe) | _idle_graph_settings(recipe) | _idle_norm_settings(recipe)
     return [setting for setting in settings if learner not in users[setting] or setting in idle]
 
 
@@ -80,6 +80,12 @@ def _idle_graph_settings(recipe: Recipe) -> set[tuple[str, str]]:
     return set() if has_graph else {setting for setting in setting_consumers() if setting[0] == "onnx"}
 
 
+def _idle_norm_settings(recipe: Recipe) -> set[tuple[str, str]]:
+    """Return the settings of batch normalisation where the network plain has none."""
+    is_without = learner_name(recipe) == "plain" and not recipe.model.batch_norm
+    return {("train", "sync_batch_norm")} if is_without else set()
+
+
 def learner_name(recipe: Recipe) -> str:
     """Return the learner of a recipe, one of ALL."""
     return recipe.model.network if recipe.model.method == "scratch" else recipe.model.method
@@ -95,6 +101,8 @@ def _describe_learner(recipe: Recipe) -> str:
 def _explain_unused(recipe: Recipe, section: str, key: str) -> str:
     if section == "onnx":
         return "it applies to a probe on a graph, --backbone FILE.onnx."
+    if (section, key) in _idle_norm_settings(recipe):
+        return "it applies to batch normalisation, which model.batch_norm = true adds."
     if (section, key) not in _idle_finetune_settings(recipe):
         return f"it applies to {_describe_consumers(setting_consumers()[section, key])}."
     if section == "augment":
