@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
 import sys
 import textwrap
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -19,9 +25,15 @@ import torch
 from bestiary.batches.augmentation import BatchRandom, random_hflip
 from bestiary.errors import RecipeError
 from bestiary.machine import TrainDevice
-from bestiary.recipe_sections import SyncBatchNorm
-from bestiary.training import distributed
+from bestiary.models.networks import Network, small_resnet
+from bestiary.recipe_sections import AugmentConfig, SyncBatchNorm
+from bestiary.training import distributed, loop
+from bestiary.training.device import seed_for_step
 from bestiary.training.distributed import SINGLE_PROCESS, ProcessGroup, SyncBatchNormCPU
+from bestiary.training.loop import LoopControl, ValidationMetrics, fit
+from bestiary.training.loop_settings import LoopSettings
+
+T = TypeVar("T")
 
 NETWORKS = ("resnet", "plain")
 PROGRAM = """
@@ -131,17 +143,172 @@ def test_batch_normalisation_is_synchronised_where_slices_are_small(
     assert isinstance(network[0], SyncBatchNormCPU) == is_synchronised
 
 
-def test_running_statistics_are_averaged_over_the_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    first, second = torch.nn.BatchNorm2d(2), torch.nn.BatchNorm2d(3)
-    first.load_state_dict({"running_mean": torch.tensor([1.0, 2.0])}, strict=False)
-    second.load_state_dict({"running_var": torch.tensor([3.0, 4.0, 5.0])}, strict=False)
-    others = torch.tensor([3.0, 4.0, 1, 3, 0, 0, 2, 5, 6, 9])  # means and variances of both layers
-    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: tensor.add_(others))
-    ProcessGroup(0, 2).average_statistics(torch.nn.Sequential(first, torch.nn.Conv2d(2, 3, 1), second))
-    averaged = {name: buffer.tolist() for layer in (first, second) for name, buffer in layer.named_buffers()}
-    assert averaged == {"running_mean": [0, 0, 1], "running_var": [4, 5, 7], "num_batches_tracked": 0}
-    assert dict(first.named_buffers())["running_mean"].tolist() == [2, 3]
-    assert dict(first.named_buffers())["running_var"].tolist() == [1, 2]
+SETTINGS = LoopSettings(
+    epochs=2,
+    batch_size=12,
+    learning_rate=0.05,
+    weight_decay=5e-4,
+    momentum=0.9,
+    label_smoothing=0.1,
+    schedule="one-cycle",
+    warmup_epochs=1,
+    patience_epochs=9,
+    seed=0,
+    threads=1,
+    precision="float32",
+    checkpoint_seconds=0.0,
+)
+
+
+BUILDING = threading.Lock()  # torch's generator, which initial weights come from, is one for all threads
+
+
+def fit_noise(
+    folder: Path,
+    process: ProcessGroup,
+    settings: LoopSettings,
+    pictures: int = 40,
+    *,
+    validate: Callable[[Network], ValidationMetrics] = lambda network: ValidationMetrics(1.0, 0.5),
+    resume: bool = False,
+) -> dict[str, torch.Tensor]:
+    """The weights of a small network after training on noise."""
+    images = np.random.default_rng(0).integers(0, 256, (pictures, 16, 16, 3), dtype=np.uint8)
+    with BUILDING:
+        network = small_resnet(3, filters=(4, 8), blocks=1, seed=process.rank)
+    control = LoopControl(process_group=process, resume=resume)
+    labels = np.arange(pictures, dtype=np.int64) % 3
+    fit(network, lambda rows: images[rows], labels, validate, settings, AugmentConfig(), folder, control)
+    return network.state_dict()
+
+
+class ThreadGroup:
+    """Two processes played by threads: what they exchange by `torch.distributed` goes through a list."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._barrier, self._local = threading.Barrier(2, timeout=60), threading.local()
+        self._tensors = [torch.empty(0), torch.empty(0)]
+        for name in ("all_gather", "all_reduce", "broadcast"):
+            monkeypatch.setattr(torch.distributed, name, getattr(self, name))
+        monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+
+    def run(self, act: Callable[[ProcessGroup], T]) -> list[T]:
+        """What each of them returns."""
+
+        def act_as(rank: int) -> T:
+            self._local.rank = rank
+            return act(ProcessGroup(rank, 2))
+
+        with ThreadPoolExecutor(2) as pool:
+            return list(pool.map(act_as, range(2)))
+
+    def exchange(self, tensor: torch.Tensor) -> list[torch.Tensor]:
+        self._tensors[self._local.rank] = tensor.clone()
+        self._barrier.wait()
+        tensors = list(self._tensors)
+        self._barrier.wait()
+        return tensors
+
+    def all_gather(self, parts: list[torch.Tensor], own: torch.Tensor) -> None:
+        for part, tensor in zip(parts, self.exchange(own), strict=True):
+            part.copy_(tensor)
+
+    def all_reduce(self, tensor: torch.Tensor) -> None:
+        tensor.copy_(sum(self.exchange(tensor)))
+
+    def broadcast(self, tensor: torch.Tensor, src: int) -> None:
+        tensor.copy_(self.exchange(tensor)[src])
+
+
+@pytest.mark.parametrize("first", [0, 1, 2, 5])  # pictures of the first process, of 5
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(("pixels", "mean"), [(4, 0.0), (4, 50.0), (1, 0.0)])
+def test_synchronised_batch_normalisation_has_outputs_and_gradients_of_the_whole_batch(
+    monkeypatch: pytest.MonkeyPatch, first: int, memory_format: torch.memory_format, pixels: int, mean: float
+) -> None:
+    maps, gradient = torch.randn(5, 3, pixels, pixels) + mean, torch.randn(5, 3, 1, 1).expand(-1, -1, pixels, pixels)
+    slices = [slice(0, first), slice(first, 5)]
+    whole = torch.nn.BatchNorm2d(3).double()
+    torch.nn.init.normal_(whole.weight)
+    torch.nn.init.normal_(whole.bias)
+    copies = [copy.deepcopy(whole).float() for _ in slices]
+    expected_input = maps.double().requires_grad_()
+    expected = whole(expected_input)
+    expected.backward(gradient.double())
+
+    def normalise(process: ProcessGroup) -> tuple[torch.Tensor, torch.nn.Module, torch.Tensor]:
+        own, layer = slices[process.rank], copies[process.rank]
+        process.wrap_network(layer, 5, "on")
+        own_input = maps[own].contiguous(memory_format=memory_format).requires_grad_()
+        output = layer(own_input)
+        output.backward(gradient[own])
+        assert own_input.grad is not None
+        return output.detach(), layer, own_input.grad
+
+    results = ThreadGroup(monkeypatch).run(normalise)
+    tolerance = {"rtol": 1e-4, "atol": 1e-4, "check_dtype": False}
+    assert expected_input.grad is not None
+    torch.testing.assert_close(torch.cat([result[0] for result in results]), expected.detach(), **tolerance)
+    torch.testing.assert_close(torch.cat([result[2] for result in results]), expected_input.grad, **tolerance)
+    for name, weight in whole.named_parameters():
+        summed = sum(layer.get_parameter(name).grad for _, layer, _ in results)
+        torch.testing.assert_close(summed, weight.grad, **tolerance)
+    for name, buffer in whole.named_buffers():
+        for _, layer, _ in results:
+            torch.testing.assert_close(layer.get_buffer(name), buffer, **tolerance)
+
+
+def test_running_statistics_of_slices_are_averaged_with_the_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    def average(process: ProcessGroup) -> tuple[list[float], list[float], list[float], list[float]]:
+        learning, frozen = torch.nn.BatchNorm2d(2), torch.nn.BatchNorm2d(2).eval()
+        for layer in (learning, frozen):
+            layer.load_state_dict({"running_mean": torch.tensor([1.0, 2.0]) + 4 * process.rank}, strict=False)
+            layer.load_state_dict({"running_var": torch.tensor([3.0, 5.0]) + 2 * process.rank}, strict=False)
+        learning.weight.grad = torch.tensor([1.0, 10.0])
+        tally = process.all_reduce_gradients(torch.nn.Sequential(learning, frozen), torch.tensor([2.0, 3]))
+        weights = [tally, learning.weight.grad, learning.running_mean, learning.running_var]
+        assert frozen.running_mean is not None
+        assert frozen.running_mean.tolist() == [1 + 4 * process.rank, 2 + 4 * process.rank]
+        assert learning.bias.grad is None
+        return tuple(tensor.tolist() for tensor in weights)  # type: ignore[union-attr, return-value]
+
+    assert ThreadGroup(monkeypatch).run(average) == 2 * [([4, 6], [2, 20], [3, 4], [4, 6])]
+
+
+@pytest.mark.parametrize(("pictures", "is_synchronised"), [(64, False), (40, True)])
+def test_fewer_pictures_than_a_batch_make_small_slices(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, pictures: int, is_synchronised: bool
+) -> None:
+    settings, seen = replace(SETTINGS, epochs=1, warmup_epochs=0, batch_size=64), list[bool]()
+
+    def validate(network: Network) -> ValidationMetrics:
+        seen.extend(isinstance(module, SyncBatchNormCPU) for module in network.modules())
+        return ValidationMetrics(1.0, 0.5)
+
+    ThreadGroup(monkeypatch).run(lambda process: fit_noise(tmp_path, process, settings, pictures, validate=validate))
+    assert any(seen) == is_synchronised
+
+
+@pytest.mark.parametrize("sync_batch_norm", ["on", "off"])
+def test_workers_that_are_stopped_within_an_epoch_and_resumed_equal_those_that_were_not(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sync_batch_norm: SyncBatchNorm
+) -> None:
+    settings, group = replace(SETTINGS, sync_batch_norm=sync_batch_norm), ThreadGroup(monkeypatch)
+    whole = group.run(lambda process: fit_noise(tmp_path / "whole", process, settings))
+
+    def stop(seed: int, epoch: int, step: int) -> torch.Generator:
+        if (epoch, step) == (2, 2):
+            raise KeyboardInterrupt
+        return seed_for_step(seed, epoch, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "seed_for_step", stop)
+        with pytest.raises(KeyboardInterrupt):
+            group.run(lambda process: fit_noise(tmp_path / "stopped", process, settings))
+    resumed = group.run(lambda process: fit_noise(tmp_path / "stopped", process, settings, resume=True))
+    for weights, expected in zip(resumed, whole, strict=True):
+        for name, tensor in expected.items():
+            assert torch.equal(weights[name], tensor), name
 
 
 @pytest.mark.slow

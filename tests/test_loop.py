@@ -243,17 +243,20 @@ def test_turns_and_policies_are_drawn_alike_by_a_run_that_is_resumed_within_an_e
     assert other.history[0]["train_loss"] != expected.history[0]["train_loss"]
 
 
-def test_a_checkpoint_from_before_turns_is_resumed(tmp_path: Path) -> None:
+def test_a_checkpoint_from_before_some_settings_is_resumed(tmp_path: Path) -> None:
     settings = replace(SETTINGS, epochs=2)
     train(tmp_path, small(), settings)
     path = tmp_path / "checkpoints" / "last.pt"
     state = torch.load(path, weights_only=True)
     for name in ("vertical_mirror", "turn", "policy"):
         del state["asked"]["augment"][name]
+    del state["asked"]["sync_batch_norm"]
     torch.save(state, path)
     train(tmp_path, small(), settings, resume=True)
     with pytest.raises(RunError, match="was trained with augment = .*'turn': 'none'"):
         train(tmp_path, small(), settings, augmentation=AugmentConfig(turn="any"), resume=True)
+    with pytest.raises(RunError, match="was trained with sync_batch_norm = auto; now it is on"):
+        train(tmp_path, small(), replace(settings, sync_batch_norm="on"), resume=True)
 
 
 def test_a_finished_run_resumes_to_its_best_weights(tmp_path: Path) -> None:

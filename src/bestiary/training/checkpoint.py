@@ -16,6 +16,7 @@ from bestiary.recipe_sections import AugmentConfig
 
 # These may change: they do not change what an epoch computes.
 FREE_ON_RESUME = frozenset({"threads", "patience_epochs", "checkpoint_seconds"})
+ADDED: dict[str, Any] = {"sync_batch_norm": "auto"}  # settings that older checkpoints lack, with their default
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -33,7 +34,7 @@ def load_checkpoint(path: Path, requested: dict[str, Any]) -> dict[str, Any]:
         )
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        before = state["asked"] | {"augment": AugmentConfig().model_dump() | state["asked"]["augment"]}
+        before = ADDED | state["asked"] | {"augment": AugmentConfig().model_dump() | state["asked"]["augment"]}
         for weights in ("network", "best_weights"):
             state[weights] = {_current_name(name): tensor for name, tensor in state[weights].items()}
     except (RuntimeError, OSError, EOFError, LookupError, pickle.UnpicklingError) as error:

@@ -1,14 +1,15 @@
 """Distributed training: several processes started by `torchrun` train one network; with one process nothing happens.
 
-Every process computes a slice of each batch. Gradients and losses are summed over the processes, and where slices are
-small the statistics of batch normalisation, so that the weights equal those of a single process but for rounding.
-Random numbers are drawn for the whole batch; only dropout draws in each process. Rank 0 alone writes and reports.
+Every process computes a slice of each batch. Gradients and losses are summed over the processes. Where slices are
+small, batch normalisation takes its statistics from all of them, so that the weights equal those of a single process
+but for rounding; otherwise each slice has its own, and the running statistics are averaged after each step. Random
+numbers are drawn for the whole batch; only dropout draws in each process. Rank 0 alone writes and reports.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal
@@ -62,8 +63,9 @@ class ProcessGroup:
     def wrap_network(self, network: nn.Module, batch_pictures: int, sync_batch_norm: SyncBatchNorm) -> None:
         """Broadcast the weights of rank 0, and let batch normalisation take its statistics over the processes together.
 
-        sync_batch_norm: "on"; "off", for statistics of each process's slice alone; or "auto", which is "off" where a
-        slice of a batch of so many pictures has enough for them.
+        batch_pictures: in the batches that there are, which may be smaller than train.batch_size. sync_batch_norm:
+        "on"; "off", for statistics of each process's slice alone; or "auto", which is "off" where every slice has at
+        least 32 pictures.
         """
         if self.world_size == 1:
             return
@@ -74,39 +76,28 @@ class ProcessGroup:
         ):
             _change_class(network, nn.BatchNorm2d, SyncBatchNormCPU)
 
-    def average_statistics(self, network: nn.Module) -> None:
-        """Average the running statistics of batch normalisation over the processes, in place."""
-        statistics = [
-            buffer
-            for module in network.modules()
-            if type(module) is nn.BatchNorm2d
-            for buffer in (module.running_mean, module.running_var)
-            if buffer is not None
-        ]
-        if self.world_size == 1 or not statistics:
-            return
-        flat = torch.cat(statistics)
-        distributed.all_reduce(flat)
-        means = torch.split(flat / self.world_size, [len(buffer) for buffer in statistics])
-        for buffer, mean in zip(statistics, means, strict=True):
-            buffer.copy_(mean)
-
     def unwrap_network(self, network: nn.Module) -> None:
         """Undo `wrap_network`."""
         _change_class(network, SyncBatchNormCPU, nn.BatchNorm2d)
 
-    def all_reduce_gradients(self, weights: Sequence[nn.Parameter], tally: Tensor) -> Tensor:
-        """Sum the gradients over all processes, in place, and return the sum of their tallies."""
+    def all_reduce_gradients(self, network: nn.Module, tally: Tensor) -> Tensor:
+        """Sum the gradients of a network over all processes, in place, and return the sum of their tallies.
+
+        Running statistics of slices are averaged by the same message, so that the state of all processes stays the
+        same, and a checkpoint of rank 0 that of all.
+        """
         if self.world_size == 1:
             return tally
-        gradients = [weight.grad for weight in weights if weight.grad is not None]
-        flat = torch.cat([tally.float(), *(gradient.flatten() for gradient in gradients)])
+        summed = [weight.grad for weight in network.parameters() if weight.grad is not None]
+        averaged = _running_statistics(network)
+        flat = torch.cat([tally.float(), *(tensor.flatten() for tensor in summed + averaged)])
         distributed.all_reduce(flat)
-        start = len(tally)
-        for gradient in gradients:
-            gradient.copy_(flat[start : start + gradient.numel()].view_as(gradient))
-            start += gradient.numel()
-        return flat[: len(tally)]
+        total, *sums = torch.split(flat, [len(tally), *(tensor.numel() for tensor in summed + averaged)])
+        for tensor, value in zip(summed + averaged, sums, strict=True):
+            tensor.copy_(value.view_as(tensor))
+        for tensor in averaged:
+            tensor.div_(self.world_size)
+        return total
 
     def broadcast_from_main(
         self, numbers: Callable[[], tuple[float, ...]], count: int, device: torch.device
@@ -245,6 +236,17 @@ class _Normalisation(torch.autograd.Function):
         shift, by_maps, by_gradient = (value[:, None, None] for value in (offset, slope, scale))
         of_maps = torch.addcmul(shift, maps, by_maps).addcmul_(gradient, by_gradient)
         return of_maps, of_weight, of_bias, None, None, None, None
+
+
+def _running_statistics(network: nn.Module) -> list[Tensor]:
+    """Return the running means and variances that each process takes from its own slices, (channels,) each."""
+    return [
+        statistics
+        for module in network.modules()
+        if type(module) is nn.BatchNorm2d and module.training
+        for statistics in (module.running_mean, module.running_var)
+        if statistics is not None
+    ]
 
 
 def _change_class(network: nn.Module, before: type[nn.Module], after: type[nn.Module]) -> None:

@@ -114,7 +114,6 @@ def fit(
     device = choose_device(control.device)
     precision = choose_precision(settings.precision, device)
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    process_group.wrap_network(network, settings.batch_size, settings.sync_batch_norm)
 
     # ---- The classes -------------------------------------------------------------------------------------------------
     classes = network.head.linear.out_features
@@ -123,11 +122,12 @@ def fit(
 
     # ---- The optimiser and its schedule ------------------------------------------------------------------------------
     optimiser = build_optimiser(network, settings)
-    learning = [weight for group in optimiser.param_groups for weight in group["params"]]
     order_length = len(sample_epoch_order(labels, classes, settings.balance, seed=settings.seed, epoch=1))
     epoch_steps = steps_per_epoch(order_length, settings.batch_size)
     epoch_pictures = min(order_length, epoch_steps * settings.batch_size)
-    process_group.check_batch_size(min(order_length, settings.batch_size))
+    batch_pictures = min(order_length, settings.batch_size)
+    process_group.check_batch_size(batch_pictures)
+    process_group.wrap_network(network, batch_pictures, settings.sync_batch_norm)
     pace = Pace(epoch_costs(settings), epoch_steps, control.limit)
     warmup_steps = round(settings.warmup_epochs * epoch_steps)
 
@@ -239,7 +239,7 @@ def fit(
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
                 hits = (logits.detach().argmax(dim=1) == targets).sum()
-                tally = tally + process_group.all_reduce_gradients(learning, torch.stack([loss.detach(), hits]))
+                tally = tally + process_group.all_reduce_gradients(network, torch.stack([loss.detach(), hits]))
                 optimiser.step()
                 done += 1
                 pace.advance()
@@ -257,7 +257,7 @@ def fit(
         train_seconds = time.perf_counter() - started
 
         # -- validate
-        process_group.average_statistics(network.eval())
+        network.eval()
         validation = ValidationMetrics(math.nan, math.nan)
         if math.isfinite(train_loss):
             validation = ValidationMetrics(
