@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -214,7 +215,7 @@ class ThreadGroup:
             part.copy_(tensor)
 
     def all_reduce(self, tensor: torch.Tensor) -> None:
-        tensor.copy_(sum(self.exchange(tensor)))
+        tensor.copy_(torch.stack(self.exchange(tensor)).sum(dim=0))
 
     def broadcast(self, tensor: torch.Tensor, src: int) -> None:
         tensor.copy_(self.exchange(tensor)[src])
@@ -246,16 +247,16 @@ def test_synchronised_batch_normalisation_has_outputs_and_gradients_of_the_whole
         return output.detach(), layer, own_input.grad
 
     results = ThreadGroup(monkeypatch).run(normalise)
-    tolerance = {"rtol": 1e-4, "atol": 1e-4, "check_dtype": False}
+    check = partial(torch.testing.assert_close, rtol=1e-4, atol=1e-4, check_dtype=False)
     assert expected_input.grad is not None
-    torch.testing.assert_close(torch.cat([result[0] for result in results]), expected.detach(), **tolerance)
-    torch.testing.assert_close(torch.cat([result[2] for result in results]), expected_input.grad, **tolerance)
+    check(torch.cat([result[0] for result in results]), expected.detach())
+    check(torch.cat([result[2] for result in results]), expected_input.grad)
     for name, weight in whole.named_parameters():
-        summed = sum(layer.get_parameter(name).grad for _, layer, _ in results)
-        torch.testing.assert_close(summed, weight.grad, **tolerance)
+        gradients = [layer.get_parameter(name).grad for _, layer, _ in results]
+        check(sum(own for own in gradients if own is not None), weight.grad)
     for name, buffer in whole.named_buffers():
         for _, layer, _ in results:
-            torch.testing.assert_close(layer.get_buffer(name), buffer, **tolerance)
+            check(layer.get_buffer(name), buffer)
 
 
 def test_running_statistics_of_slices_are_averaged_with_the_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
