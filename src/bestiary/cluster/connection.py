@@ -32,7 +32,7 @@ ADDRESSES = "local, auto, HOST:PORT or ray://HOST:PORT"
 START_FAILURE = "creation task"  # in Ray's error about a worker whose constructor fails (2.60)
 CLIENT_FAILURE = "Initialization failure from server"  # in that about a `ray://` connection whose process fails
 # Environment variables of Ray (2.60), where the user has not set them; the last two are for clusters started here.
-SETTINGS = {
+RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # or its core writes on the driver's stderr
     "RAY_worker_niceness": "0",  # and not 15: beside other programs, workers get what `predict` without a cluster gets
@@ -84,7 +84,7 @@ def import_ray() -> Any:
 
     Ray reports its use to its makers unless told not to; bestiary tells it not to.
     """
-    for name, value in SETTINGS.items():
+    for name, value in RAY_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     return import_optional("ray", extra="cluster")
 
