@@ -14,7 +14,7 @@ demo: $(VENV)/.train
 
 test: $(VENV)/.all
 	scripts/check
-	scripts/test --run-slow -n 2 --dist loadgroup --no-loadscope-reorder
+	scripts/test --run-slow -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/.all
 	scripts/check

@@ -15,6 +15,7 @@ from bestiary.demo.dataset import SyntheticDataset, make_synthetic_dataset
 from browsers import EXECUTABLES, SharedBrowsers
 from commands import Call, Done
 from ray_cluster import SharedRay, TwoNodes
+from scheduling import group_of_file, sort_key
 from skips import pytest_make_collect_report, pytest_runtest_makereport
 
 __all__ = ["pytest_make_collect_report", "pytest_runtest_makereport"]  # hooks: pytest finds them here
@@ -28,32 +29,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--run-slow", action="store_true", help="run the tests that take over five seconds as well")
 
 
-# Those that take minutes, the longest first. They begin first, so that no worker is left alone with one at the end:
-# `--dist loadgroup --no-loadscope-reorder` hands groups out in this order, and not by their number of tests. A group is
-# the tests of a file, or of all files those that share a cluster of Ray, or the browsers.
-LONG_FILES = (
-    *("test_docs.py", "local_ray", "test_real.py", "browser", "test_flow.py", "test_killed.py", "test_classifier.py"),
-    *("test_cli.py", "test_finetune.py", "two_nodes", "test_timm_backbone.py", "test_printed_commands.py"),
-    *("test_one_pass.py", "test_readme.py", "test_tune_processes.py"),
-)
 SHARED_RAY, SHARED_BROWSERS = SharedRay(), SharedBrowsers()
-SHARED = (*SharedRay.FIXTURES, SharedBrowsers.FIXTURE)
 
 
-def group_of(item: pytest.Item) -> str:
-    """Return the cluster or the browsers that a test shares with others, or the path of its file."""
-    fixtures = getattr(item, "fixturenames", ())  # a docstring's example has none
-    return next((name for name in SHARED if name in fixtures), str(item.path))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
+    class FileGroupScheduling(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of_file(nodeid.partition("::")[0])
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    if item.config.pluginmanager.hasplugin("xdist"):
-        item.add_marker(pytest.mark.xdist_group(group_of(item)))
+    return FileGroupScheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    order = {name: position for position, name in enumerate(LONG_FILES)}
-    items.sort(key=lambda item: order.get(Path(group_of(item)).name, len(order)))
+    # A docstring's example has no fixtures.
+    items.sort(key=lambda item: sort_key(item.path.name, getattr(item, "fixturenames", ())))
     if config.getoption("--run-slow"):
         return
     for item in items:

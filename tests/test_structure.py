@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import bestiary
-from conftest import LONG_FILES, SHARED
+from scheduling import FIRST_GROUPS, group_of_file
 
 PACKAGE = Path(bestiary.__file__).parent
 CHECK_NAMES = Path(__file__).parents[1] / "scripts" / "check_names.py"
@@ -76,5 +76,5 @@ def test_the_cache_of_backbones_has_one_home() -> None:
 
 
 def test_files_that_begin_first_exist() -> None:
-    files = [name for name in LONG_FILES if name not in SHARED]
-    assert [name for name in files if not (Path(__file__).parent / name).is_file()] == []
+    groups = {group_of_file(path.name) for path in Path(__file__).parent.glob("test_*.py")}
+    assert set(FIRST_GROUPS) <= groups
