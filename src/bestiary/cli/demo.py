@@ -13,7 +13,7 @@ from bestiary.cli.output import print_run
 from bestiary.cli.usage import CommandWithExamples
 from bestiary.errors import UserError, require_extra
 
-EXAMPLES = "bestiary demo\nbestiary demo --out demo"
+EXAMPLES = "bestiary demo\nbestiary demo --out creatures"
 
 
 @app.command(cls=CommandWithExamples, epilog=EXAMPLES)

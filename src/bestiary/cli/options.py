@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bestiary.cli.completion import complete_run
+from bestiary.cli.completion import (
+    complete_backbone,
+    complete_format,
+    complete_override,
+    complete_recipe,
+    complete_run,
+    complete_words,
+)
 from bestiary.errors import UserError
 
 if TYPE_CHECKING:
@@ -107,7 +114,13 @@ CORRECTIONS_HELP = (
     "Label decisions: sha256,action,label[,note,when,path]; action is keep, drop, relabel, or both (shows two classes)."
 )
 Corrections = Annotated[Path | None, typer.Option(metavar="FILE.csv", help=CORRECTIONS_HELP)]
-Labels = Annotated[str | None, typer.Option(help='Map folder names to labels: "animals10", or a CSV of folder,label.')]
+Labels = Annotated[
+    str | None,
+    typer.Option(
+        help='Map folder names to labels: "animals10", or a CSV of folder,label.',
+        autocompletion=complete_words("animals10"),
+    ),
+]
 Classes = Annotated[str | None, typer.Option(help="Use only these labels: a,b,c.")]
 LabelDepth = Annotated[
     int | None,
@@ -115,7 +128,12 @@ LabelDepth = Annotated[
 ]
 FormatOption = Annotated[
     str | None,
-    typer.Option("--format", metavar="NAME", help="Format of PICTURES, for example table; default: recognised."),
+    typer.Option(
+        "--format",
+        metavar="NAME",
+        help="Format of PICTURES, for example table; default: recognised.",
+        autocompletion=complete_format,
+    ),
 ]
 ColumnsOption = Annotated[
     str | None,
@@ -145,6 +163,7 @@ LeaveOut = Annotated[
         "--leave-out",
         metavar="NAME,…",
         help="What is no class in camera-trap formats: empty, human, vehicle, unknown, or none; default: unknown.",
+        autocompletion=complete_words("empty", "human", "vehicle", "unknown", "none"),
     ),
 ]
 SplitOption = Annotated[
@@ -161,6 +180,7 @@ GroupOption = Annotated[
         metavar="RULE",
         help="Pictures that stay in one split: a column, folder, regex:PATTERN (on paths), time:60s (no longer gap in"
         " capture time), none; default: a column group, or the sequences of the format.",
+        autocompletion=complete_words("folder", "time:60s", "none"),
     ),
 ]
 SiteOption = Annotated[
@@ -170,6 +190,7 @@ SiteOption = Annotated[
         metavar="RULE",
         help="Sites, such as cameras, which stay in one split: a column, source (of the format), folder or"
         " regex:PATTERN. The report then compares known sites with new ones.",
+        autocompletion=complete_words("source", "folder"),
     ),
 ]
 CropOption = Annotated[
@@ -186,9 +207,13 @@ Backbone = Annotated[
         metavar="NAME,…",
         help="lite0, lite1, lite2, timm:NAME (weights: --set model.weights=FILE or hub), or FILE.onnx for a probe; of"
         " several, the best on validation is chosen.",
+        autocompletion=complete_backbone,
     ),
 ]
-RecipeName = Annotated[str | None, typer.Option(help="A TOML file of settings, or a name: original-v1, original-v2.")]
+RecipeName = Annotated[
+    str | None,
+    typer.Option(help="A TOML file of settings, or a name: original-v1, original-v2.", autocompletion=complete_recipe),
+]
 CostsOption = Annotated[
     Path | None,
     typer.Option(
@@ -211,7 +236,14 @@ ThresholdsOption = Annotated[
         " class,precision. Below it a picture is unknown.",
     ),
 ]
-Settings = Annotated[list[str] | None, typer.Option("--set", help="Override a recipe setting: section.key=value.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="Override a recipe setting: section.key=value; `bestiary settings` lists them.",
+        autocompletion=complete_override,
+    ),
+]
 Seed = Annotated[int | None, typer.Option(min=0, help="Random seed for the split and for training.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")]
 Threads = Annotated[
@@ -239,6 +271,7 @@ ClusterOption = Annotated[
         "--cluster",
         metavar="ADDRESS",
         help="Compute on a Ray cluster: local starts one here; auto, HOST:PORT or ray://HOST:PORT join one that runs.",
+        autocompletion=complete_words("local", "auto"),
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Hide progress and notices.")]
