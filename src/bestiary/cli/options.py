@@ -9,14 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bestiary.cli.completion import (
-    complete_backbone,
-    complete_format,
-    complete_override,
-    complete_recipe,
-    complete_run,
-    complete_words,
-)
+from bestiary.cli import completion
 from bestiary.errors import UserError
 
 if TYPE_CHECKING:
@@ -108,19 +101,16 @@ PICTURES: Any = typer.Argument(
 Pictures = Annotated[list[Path], PICTURES]
 OptionalPictures = Annotated[list[Path] | None, PICTURES]
 RunPath = Annotated[
-    Path, typer.Argument(metavar="RUN", help="A run folder, for example runs/latest.", autocompletion=complete_run)
+    Path,
+    typer.Argument(
+        metavar="RUN", help="A run folder, for example runs/latest.", autocompletion=completion.complete_run
+    ),
 ]
 CORRECTIONS_HELP = (
     "Label decisions: sha256,action,label[,note,when,path]; action is keep, drop, relabel, or both (shows two classes)."
 )
 Corrections = Annotated[Path | None, typer.Option(metavar="FILE.csv", help=CORRECTIONS_HELP)]
-Labels = Annotated[
-    str | None,
-    typer.Option(
-        help='Map folder names to labels: "animals10", or a CSV of folder,label.',
-        autocompletion=complete_words("animals10"),
-    ),
-]
+Labels = Annotated[str | None, typer.Option(help='Map folder names to labels: "animals10", or a CSV of folder,label.')]
 Classes = Annotated[str | None, typer.Option(help="Use only these labels: a,b,c.")]
 LabelDepth = Annotated[
     int | None,
@@ -132,7 +122,7 @@ FormatOption = Annotated[
         "--format",
         metavar="NAME",
         help="Format of PICTURES, for example table; default: recognised.",
-        autocompletion=complete_format,
+        autocompletion=completion.complete_format,
     ),
 ]
 ColumnsOption = Annotated[
@@ -163,7 +153,7 @@ LeaveOut = Annotated[
         "--leave-out",
         metavar="NAME,…",
         help="What is no class in camera-trap formats: empty, human, vehicle, unknown, or none; default: unknown.",
-        autocompletion=complete_words("empty", "human", "vehicle", "unknown", "none"),
+        autocompletion=completion.complete_words("empty", "human", "vehicle", "unknown", "none"),
     ),
 ]
 SplitOption = Annotated[
@@ -180,7 +170,7 @@ GroupOption = Annotated[
         metavar="RULE",
         help="Pictures that stay in one split: a column, folder, regex:PATTERN (on paths), time:60s (no longer gap in"
         " capture time), none; default: a column group, or the sequences of the format.",
-        autocompletion=complete_words("folder", "time:60s", "none"),
+        autocompletion=completion.complete_words("folder", "time:60s", "none"),
     ),
 ]
 SiteOption = Annotated[
@@ -190,7 +180,7 @@ SiteOption = Annotated[
         metavar="RULE",
         help="Sites, such as cameras, which stay in one split: a column, source (of the format), folder or"
         " regex:PATTERN. The report then compares known sites with new ones.",
-        autocompletion=complete_words("source", "folder"),
+        autocompletion=completion.complete_words("source", "folder"),
     ),
 ]
 CropOption = Annotated[
@@ -207,12 +197,14 @@ Backbone = Annotated[
         metavar="NAME,…",
         help="lite0, lite1, lite2, timm:NAME (weights: --set model.weights=FILE or hub), or FILE.onnx for a probe; of"
         " several, the best on validation is chosen.",
-        autocompletion=complete_backbone,
+        autocompletion=completion.complete_backbone,
     ),
 ]
 RecipeName = Annotated[
     str | None,
-    typer.Option(help="A TOML file of settings, or a name: original-v1, original-v2.", autocompletion=complete_recipe),
+    typer.Option(
+        help="A TOML file of settings, or a name: original-v1, original-v2.", autocompletion=completion.complete_recipe
+    ),
 ]
 CostsOption = Annotated[
     Path | None,
@@ -241,7 +233,7 @@ Settings = Annotated[
     typer.Option(
         "--set",
         help="Override a recipe setting: section.key=value; `bestiary settings` lists them.",
-        autocompletion=complete_override,
+        autocompletion=completion.complete_override,
     ),
 ]
 Seed = Annotated[int | None, typer.Option(min=0, help="Random seed for the split and for training.")]
@@ -271,7 +263,7 @@ ClusterOption = Annotated[
         "--cluster",
         metavar="ADDRESS",
         help="Compute on a Ray cluster: local starts one here; auto, HOST:PORT or ray://HOST:PORT join one that runs.",
-        autocompletion=complete_words("local", "auto"),
+        autocompletion=completion.complete_words("local", "auto"),
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Hide progress and notices.")]
