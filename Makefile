@@ -9,7 +9,7 @@ INSTALL := PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_WA
 .PHONY: demo test check docs clean
 
 demo: $(VENV)/.train
-	rm -rf demo
+	@rm -rf demo
 	$(BIN)/bestiary demo --out demo
 
 test: $(VENV)/.all
@@ -28,19 +28,19 @@ $(VENV)/.train: pyproject.toml
 	@echo "Installing bestiary with what the main job needs into $(VENV) (about 1 GB)."
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) '.[train]'
-	touch $@
+	@touch $@
 
 $(VENV)/.docs: pyproject.toml
 	@echo "Installing what the documentation is built with into $(VENV) (about 1 GB from nothing)."
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) '.[docs]'
-	touch $@
+	@touch $@
 
 $(VENV)/.all: pyproject.toml
 	@echo "Installing bestiary with everything, torch and the tools of the tests among it, into $(VENV) (several GB)."
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) '.[all,dev,docs]'
-	touch $@
+	@touch $@
 
 clean:
 	rm -rf $(VENV) demo .mypy_cache .ruff_cache .pytest_cache

@@ -278,7 +278,7 @@ def test_a_recipe_file_that_is_wrong_is_explained(bestiary: Call, tmp_path: Path
 def test_an_out_that_cannot_be_written(bestiary: Call, collection: SyntheticDataset, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     done = bestiary("train", collection.folder, *QUICK, *FEW, "--quiet", "--out", tmp_path / "file" / "run")
-    assert "Cannot make the run folder" in one_message(done)
+    assert f"{tmp_path / 'file'} is a file, not a folder. Choose another place." in one_message(done)  # at once
     done = bestiary("audit", collection.folder, "--quiet", "--out", tmp_path / "file" / "audit")
     assert "Cannot write" in one_message(done)
 

@@ -13,6 +13,10 @@ import pytest
 pytest.importorskip("sklearn")
 
 from bestiary import cli
+from bestiary.cli.completion import complete_override
+from bestiary.recipe import Recipe
+from bestiary.recipe_files import apply_overrides
+from bestiary.settings_reference import list_settings
 
 PROGRAM = f"#!{sys.executable}\nfrom bestiary.cli import main\nmain()\n"
 COMPLETE = "source ~/.bashrc; COMP_WORDS=(%s); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _bestiary_completion bestiary"
@@ -63,7 +67,41 @@ def test_bash_completes_commands_options_values_and_runs(home: Path) -> None:
     assert complete(home, "predict", "") == ["runs/latest", "runs/2026-11-01-probe"]
     assert complete(home, "predict", "runs/2") == ["runs/2026-11-01-probe"]
     assert complete(home, "settings", "augment.c") == ["augment.crop_min_area", "augment.colour_jitter"]
+    assert complete(home, "train", "--recipe", "original-v") == ["original-v1", "original-v2"]
+    assert complete(home, "compare", "runs/l") == ["runs/latest"]
     assert complete(home, "train", "pic") in ([], [""])  # left to bash, which completes paths
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="There is no bash.")
+def test_bash_completes_settings_and_their_values(home: Path) -> None:
+    run_shell(home, "bestiary --install-completion; true")
+    assert complete(home, "train", "--set", "train.size") == ["train.size_from=", "train.size_to="]
+    # Several words, which begin alike: bash writes `train.optimiser=`, without a space after it.
+    assert complete(home, "train", "--set", "train.opt") == [
+        f"train.optimiser={value}" for value in ("", "sgd", "adamw", "muon")
+    ]
+    # Bash breaks words at "=", and completes only what follows.
+    assert complete(home, "train", "--set", "train.optimiser", "=") == ["sgd", "adamw", "muon"]
+    assert complete(home, "tune", "--set", "train.optimiser", "=", "a") == ["adamw"]
+    assert complete(home, "study", "--set", "=", "train.optimiser", "=", "s") == ["sgd"]
+    assert complete(home, "train", "--set", "picture.size", "=") == ["260", "128"]  # no choice: the defaults
+    assert complete(home, "train", "--method", "=", "p") == ["probe"]
+
+
+def test_every_choice_of_a_setting_is_completed() -> None:
+    for setting in list_settings():
+        values = [word.partition("=")[2] for word, _ in complete_override(f"{setting.name}=")]
+        for value in values:
+            Recipe.of(apply_overrides({}, [f"{setting.name}={value}"]))
+        if setting.values == "true or false":
+            assert values == ["true", "false"]
+    assert complete_override("model.method=") == [
+        ("model.method=probe", "default"),
+        ("model.method=finetune", ""),
+        ("model.method=scratch", ""),
+    ]
+    assert complete_override("train.epochs=")[0] == ("train.epochs=5", "default of finetune")
+    assert complete_override("train.epoch=") == []
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="There is no bash.")

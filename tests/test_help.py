@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from bestiary import cli
 from bestiary.cli.app import COMMANDS
 from bestiary.cli.option_groups import EXCEPTIONS, GROUPS, UNGROUPED
 from bestiary.cli.options import build_recipe, parse_duration
+from bestiary.cli.output import format_program
 from bestiary.cli.usage_errors import EQUIVALENTS, HINTS, describe_equivalent
 from bestiary.settings_reference import setting_consumers
 from bestiary.training.recipe_checks import check_no_unused_settings
@@ -45,6 +48,17 @@ def test_the_examples_of_the_help_are_valid(example: str) -> None:
     check_no_unused_settings(recipe)
     build_search_space(recipe, 1000, values.get("search") or [])
     assert (program, parse_duration(values.get("budget") or "1s") > 0) == ("bestiary", True)
+
+
+def test_the_program_is_named_as_this_shell_starts_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(sys, "executable", "/my python")
+    monkeypatch.setattr(sys, "argv", [".venv/bin/bestiary", "demo"])
+    assert format_program() == ".venv/bin/bestiary"
+    monkeypatch.setattr(sys, "argv", ["/src/bestiary/__main__.py", "demo"])
+    assert format_program() == "'/my python' -m bestiary"
+    (tmp_path / "bestiary").touch(mode=0o755)
+    assert format_program() == "bestiary"
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from bestiary.errors import UserError
+from bestiary.errors import MachineError, UserError
 from bestiary.inference.output_file import PredictionFile, format_from_suffix
 from bestiary.inference.predictor import Prediction
 from bestiary.inference.writers import split_labels
@@ -412,5 +412,5 @@ def test_a_lock_leaves_no_folder_behind(tmp_path: Path) -> None:
     with output_lock(out):
         out.write_text("mine")
     assert list(out.parent.iterdir()) == [out]
-    with output_lock(out / "below.csv"):  # whoever writes it explains the error
+    with pytest.raises(MachineError, match=r"a\.csv is a file, not a folder\. Choose"), output_lock(out / "below.csv"):
         pass

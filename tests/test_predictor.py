@@ -19,7 +19,7 @@ pytest.importorskip("onnx")
 
 from bestiary.decode_rules import DecodeRules
 from bestiary.errors import InputError, RunError
-from bestiary.inference.bundle import read_bundle
+from bestiary.inference.bundle import read_bundle, require_run_first
 from bestiary.inference.predictor import EngineName, Prediction, Predictor, load
 from bestiary.install_command import install_command
 from bestiary.models.engine import has_openvino
@@ -241,6 +241,16 @@ def test_a_line_has_the_keys_of_the_contract(run: Path) -> None:
 
 def test_load_is_the_predictor(run: Path) -> None:
     assert load(run, threads=1).predict(coloured("green")).label == "green"
+
+
+def test_a_run_and_pictures_in_the_wrong_order_are_named(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_text("a")
+    with pytest.raises(RunError, match=r"a\.jpg is no run, but .* is: RUN comes first, then the pictures"):
+        require_run_first(tmp_path / "a.jpg", [str(tmp_path), str(run)])
+    require_run_first(run, [str(run)])  # a run is given twice: its pictures are looked for
+    require_run_first(tmp_path / "missing", [str(tmp_path)])  # the message about the run is another one's
+    with pytest.raises(RunError, match=r"is no run: it has no finished model, bundle\.json\. Give the folder"):
+        read_bundle(tmp_path)
 
 
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {

@@ -226,12 +226,15 @@ def test_a_damaged_parquet_table_is_told(tmp_path: Path) -> None:
 def test_sources_without_pictures_are_told_with_what_was_expected(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"There is nothing at .*missing\. Pass a folder with one folder of pictures"):
         listed(tmp_path / "missing")
+    (tmp_path / "pictures").mkdir()
+    with pytest.raises(SourceError, match=r'nothing at .*picturs\. Did you mean ".*/pictures"\? Pass a folder'):
+        listed(tmp_path / "picturs")
     (tmp_path / "empty").mkdir()
     with pytest.raises(SourceError, match=r"no labelled pictures in .*empty\. Expected one folder"):
         listed(tmp_path / "empty")
     with pytest.raises(SourceError, match=r"in .*flat \(skipped: 2 beside the class folders\)\. Expected"):
         listed(planted(tmp_path / "flat", "a.jpg", "b.jpg"))
-    with pytest.raises(SourceError, match=r"p\.jpg is a file\. Expected a folder, or a table \(\.csv, \.jsonl, "):
+    with pytest.raises(SourceError, match=r"p\.jpg is one picture\. Expected a folder, or a table \(\.csv, \.jsonl, "):
         listed(planted(tmp_path, "p.jpg") / "p.jpg")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import errno
 import itertools
 import json
@@ -64,6 +65,16 @@ def require_local_source(path: Path) -> None:
             f" computer. Copy them here{f' ({copy})' if copy else ''}, or mount them as a folder. Only the command"
             " `bestiary predict` reads URIs."
         )
+
+
+def find_close_path(path: Path) -> Path | None:
+    """Return what lies beside a path that does not exist and is named most like it; None if nothing is."""
+    try:
+        names = [beside.name for beside in path.parent.iterdir() if not beside.name.startswith(".")]
+    except (OSError, ValueError):
+        return None
+    close = difflib.get_close_matches(path.name, names, n=1)
+    return path.with_name(close[0]) if close else None
 
 
 def is_occupied(path: Path, *, ignore: Container[str] = ()) -> bool:

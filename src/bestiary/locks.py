@@ -51,7 +51,7 @@ def output_lock(*outputs: Path | None) -> Iterator[None]:
     """Lock the files and folders that a command writes; None is passed over.
 
     The lock file `.NAME.lock` lies beside each, or in the cache folder if nothing can be written there. Raises
-    UserError if one is a URL, or if it is locked already, naming the process.
+    UserError if one is a URL, if it is locked already, naming the process, or if no folder can be made for it.
     """
     with contextlib.ExitStack() as locks:
         for output in outputs:
@@ -78,9 +78,10 @@ def _lock_output(path: Path) -> Iterator[None]:
     missing = [folder for folder in path.parents if not folder.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError:  # nobody can write there: whoever tries explains it
-        yield
-        return
+    except OSError as error:
+        above = next(folder for folder in path.parents if folder.exists())
+        reason = f"{above} is a file, not a folder" if above.is_file() else f"{above}: {error.strerror or error}"
+        raise MachineError(f"Cannot write {path}: {reason}. Choose another place.") from None
     lock = path.with_name(f".{truncate_name(path.name, LOCK_NAME_BYTES)}.lock")
     if path.is_dir() and not os.access(path.parent, os.W_OK):  # a mounted folder, for example
         lock = cache_folder() / "locks" / f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}.lock"

@@ -38,7 +38,7 @@ SETTING_CONSUMERS: dict[tuple[str, ...], dict[str, str]] = {
     LOOP: {
         "augment": "mirror crop_min_area colour_jitter erasing vertical_mirror turn policy",
         "train": "epochs batch_size learning_rate weight_decay momentum label_smoothing optimiser schedule"
-        " warmup_epochs patience_epochs precision size_from size_to checkpoint_seconds device",
+        " warmup_epochs patience_epochs precision size_from size_to checkpoint_seconds device sync_batch_norm",
     },
     SCRATCH: {"model": "network filters", "train": "sync_batch_norm"},
     ("probe",): {
@@ -115,6 +115,26 @@ def list_settings() -> list[Setting]:
     """Return every setting of a recipe, in the order of its sections."""
     resolved = {learner: _resolve_for(learner) for learner in ALL}
     return [_describe_setting(name, field, resolved) for name, field in _iter_fields()]
+
+
+def setting_choices() -> dict[str, tuple[str, ...]]:
+    """Return the values of each setting that is one of a few words, or true or false.
+
+    >>> setting_choices()["model.method"]
+    ('probe', 'finetune', 'scratch')
+    """
+    choices = {name: _list_choices(field.annotation) for name, field in _iter_fields()}
+    return {name: values for name, values in choices.items() if values}
+
+
+def _list_choices(annotation: Any) -> tuple[str, ...]:
+    """Return the words that a type allows, also of one that may be None; empty for any other type."""
+    if annotation is bool:
+        return ("true", "false")
+    if get_origin(annotation) is Literal:
+        return tuple(str(value) for value in get_args(annotation))
+    parts = [part for part in get_args(annotation) if part is not type(None)]
+    return _list_choices(parts[0]) if len(parts) == 1 and get_origin(annotation) not in (tuple, list) else ()
 
 
 def describe_sections() -> dict[str, str]:

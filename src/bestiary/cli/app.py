@@ -12,10 +12,12 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from bestiary.cli.completion import complete_in_bash
 from bestiary.cli.usage import write_examples
 from bestiary.cli.usage_errors import UsageError, describe_unknown_command, describe_usage_error
 from bestiary.errors import BestiaryError, InterruptedRun, UserError
 
+MAX_WIDTH = 110  # of the help, in characters; a narrower terminal narrows it
 DONE, CHECK_FAILED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
 # In the order of `bestiary --help`; each is registered by the module of its name.
 COMMANDS = (
@@ -67,9 +69,10 @@ class BestiaryGroup(TyperGroup):
 app = typer.Typer(
     name="bestiary",
     cls=BestiaryGroup,
-    help="Turn a folder of labelled pictures into a classifier that you can trust.",
-    epilog="bestiary train pictures\nbestiary COMMAND --help",
-    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Turn a folder of labelled pictures into a classifier that you can trust."
+    " `bestiary COMMAND --help` has the options and examples of a command.",
+    epilog="bestiary demo\nbestiary train pictures",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": MAX_WIDTH},
     add_completion=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -78,6 +81,8 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line and exit with its code: 0 done, 1 a check failed, 2 invalid input, 130 interrupted."""
+    if os.environ.get("_BESTIARY_COMPLETE") == "complete_bash":
+        complete_in_bash(app)
     warnings.filterwarnings("ignore", module=r"PIL\.")  # they name no file; the audit reports such files itself
     try:
         app()

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from bestiary.cli.app import app
+from bestiary.cli.completion import complete_run
 from bestiary.cli.options import AsJson, Quiet, Threads
 from bestiary.cli.output import print_json
 from bestiary.cli.usage import CommandWithExamples
@@ -18,9 +19,14 @@ EXAMPLES = "bestiary compare runs/a runs/b\nbestiary compare runs/a runs/b --out
 
 @app.command(cls=CommandWithExamples, epilog=EXAMPLES)
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN…", help="Run folders; the first is the baseline.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN RUN…", help="Run folders; the first is the baseline.", autocompletion=complete_run),
+    ],
     intersection: Annotated[bool, typer.Option("--intersection", help="Compare only shared test pictures.")] = False,
-    labels_of: Annotated[Path | None, typer.Option(help="Score all runs with the labels of this one.")] = None,
+    labels_of: Annotated[
+        Path | None, typer.Option(help="Score all runs with the labels of this one.", autocompletion=complete_run)
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Also write a chart (.svg) or a page (.html).")] = None,
     resamples: Annotated[int, typer.Option(min=100, max=100_000, help="Number of bootstrap resamples.")] = 2000,
     threads: Threads = None,  # noqa: ARG001 - every command takes it

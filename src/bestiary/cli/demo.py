@@ -9,11 +9,11 @@ import typer
 
 from bestiary.cli.app import app
 from bestiary.cli.options import AsJson, Quiet, Threads
-from bestiary.cli.output import print_run
+from bestiary.cli.output import format_program, print_run
 from bestiary.cli.usage import CommandWithExamples
 from bestiary.errors import UserError, require_extra
 
-EXAMPLES = "bestiary demo\nbestiary demo --out demo"
+EXAMPLES = "bestiary demo\nbestiary demo --out creatures"
 
 
 @app.command(cls=CommandWithExamples, epilog=EXAMPLES)
@@ -43,5 +43,6 @@ def demo(
         typer.echo((run.path / "classification_report.txt").read_text(encoding="utf-8"))
         typer.echo(f"Report: {(run.path / 'report.html').absolute()}")
         reporter.info(
-            "Open it in a browser. Then your own pictures, in a folder for each class: bestiary train PICTURES"
+            "Open it in a browser. Then your own pictures, in a folder for each class:"
+            f" {format_program()} train PICTURES"
         )

@@ -43,7 +43,7 @@ def embed(
 
     from bestiary.context import Context
     from bestiary.inference import inputs
-    from bestiary.inference.bundle import read_bundle
+    from bestiary.inference.bundle import read_bundle, require_run_first
     from bestiary.inference.embedding_file import EmbeddingOptions, write_embeddings
     from bestiary.locks import output_lock
     from bestiary.progress import make_reporter
@@ -51,6 +51,7 @@ def embed(
     from bestiary.text import describe_skipped
 
     reporter, skipped = make_reporter(quiet=quiet), Counter[str]()
+    require_run_first(run, paths)
     listed = inputs.find_pictures(paths, sys.stdin.buffer, skipped)
     with output_lock(out):
         if out.exists():

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from bestiary.cli.app import app
+from bestiary.cli.completion import complete_words
 from bestiary.cli.options import AsJson, Quiet, Threads
 from bestiary.cli.output import print_json
 from bestiary.cli.usage import CommandWithExamples
@@ -17,7 +18,12 @@ EXAMPLES = "bestiary fetch animals10"
 
 @app.command(cls=CommandWithExamples, epilog=EXAMPLES)
 def fetch(
-    name: Annotated[str, typer.Argument(metavar="NAME", help='The dataset to download: "animals10".')],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help='The dataset to download: "animals10".', autocompletion=complete_words("animals10")
+        ),
+    ],
     out: Annotated[Path | None, typer.Option(help="An empty or new folder; default: ./NAME.")] = None,
     threads: Threads = None,  # noqa: ARG001 - every command takes it
     quiet: Quiet = False,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bestiary.cli.completion import complete_run
+from bestiary.cli import completion
 from bestiary.errors import UserError
 
 if TYPE_CHECKING:
@@ -101,7 +101,10 @@ PICTURES: Any = typer.Argument(
 Pictures = Annotated[list[Path], PICTURES]
 OptionalPictures = Annotated[list[Path] | None, PICTURES]
 RunPath = Annotated[
-    Path, typer.Argument(metavar="RUN", help="A run folder, for example runs/latest.", autocompletion=complete_run)
+    Path,
+    typer.Argument(
+        metavar="RUN", help="A run folder, for example runs/latest.", autocompletion=completion.complete_run
+    ),
 ]
 CORRECTIONS_HELP = (
     "Label decisions: sha256,action,label[,note,when,path]; action is keep, drop, relabel, or both (shows two classes)."
@@ -115,7 +118,12 @@ LabelDepth = Annotated[
 ]
 FormatOption = Annotated[
     str | None,
-    typer.Option("--format", metavar="NAME", help="Format of PICTURES, for example table; default: recognised."),
+    typer.Option(
+        "--format",
+        metavar="NAME",
+        help="Format of PICTURES, for example table; default: recognised.",
+        autocompletion=completion.complete_format,
+    ),
 ]
 ColumnsOption = Annotated[
     str | None,
@@ -145,6 +153,7 @@ LeaveOut = Annotated[
         "--leave-out",
         metavar="NAME,…",
         help="What is no class in camera-trap formats: empty, human, vehicle, unknown, or none; default: unknown.",
+        autocompletion=completion.complete_words("empty", "human", "vehicle", "unknown", "none"),
     ),
 ]
 SplitOption = Annotated[
@@ -161,6 +170,7 @@ GroupOption = Annotated[
         metavar="RULE",
         help="Pictures that stay in one split: a column, folder, regex:PATTERN (on paths), time:60s (no longer gap in"
         " capture time), none; default: a column group, or the sequences of the format.",
+        autocompletion=completion.complete_words("folder", "time:60s", "none"),
     ),
 ]
 SiteOption = Annotated[
@@ -170,6 +180,7 @@ SiteOption = Annotated[
         metavar="RULE",
         help="Sites, such as cameras, which stay in one split: a column, source (of the format), folder or"
         " regex:PATTERN. The report then compares known sites with new ones.",
+        autocompletion=completion.complete_words("source", "folder"),
     ),
 ]
 CropOption = Annotated[
@@ -186,9 +197,15 @@ Backbone = Annotated[
         metavar="NAME,…",
         help="lite0, lite1, lite2, timm:NAME (weights: --set model.weights=FILE or hub), or FILE.onnx for a probe; of"
         " several, the best on validation is chosen.",
+        autocompletion=completion.complete_backbone,
     ),
 ]
-RecipeName = Annotated[str | None, typer.Option(help="A TOML file of settings, or a name: original-v1, original-v2.")]
+RecipeName = Annotated[
+    str | None,
+    typer.Option(
+        help="A TOML file of settings, or a name: original-v1, original-v2.", autocompletion=completion.complete_recipe
+    ),
+]
 CostsOption = Annotated[
     Path | None,
     typer.Option(
@@ -211,7 +228,14 @@ ThresholdsOption = Annotated[
         " class,precision. Below it a picture is unknown.",
     ),
 ]
-Settings = Annotated[list[str] | None, typer.Option("--set", help="Override a recipe setting: section.key=value.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="Override a recipe setting: section.key=value; `bestiary settings` lists them.",
+        autocompletion=completion.complete_override,
+    ),
+]
 Seed = Annotated[int | None, typer.Option(min=0, help="Random seed for the split and for training.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")]
 Threads = Annotated[
@@ -239,6 +263,7 @@ ClusterOption = Annotated[
         "--cluster",
         metavar="ADDRESS",
         help="Compute on a Ray cluster: local starts one here; auto, HOST:PORT or ray://HOST:PORT join one that runs.",
+        autocompletion=completion.complete_words("local", "auto"),
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Hide progress and notices.")]

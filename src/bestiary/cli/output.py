@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import shutil
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -20,6 +23,15 @@ def is_stderr_stdout() -> bool:
         return os.path.sameopenfile(sys.stderr.fileno(), sys.stdout.fileno())
     except (OSError, ValueError):  # closed, or no file
         return False
+
+
+def format_program() -> str:
+    """Return what starts bestiary in this shell: its name, or its path if the environment is not activated."""
+    if shutil.which("bestiary"):
+        return "bestiary"
+    if Path(sys.argv[0]).stem == "bestiary":
+        return shlex.quote(sys.argv[0])
+    return f"{shlex.quote(sys.executable)} -m bestiary"
 
 
 def print_run(run: Run, as_json: bool, *, leaks: Mapping[str, Any] | None = None) -> None:

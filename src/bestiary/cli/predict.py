@@ -119,6 +119,7 @@ def predict(
     from bestiary.cli.boxes import read_boxes, read_table
     from bestiary.group_rules import TIME
     from bestiary.inference import heatmap, inputs, link_folders, writers
+    from bestiary.inference.bundle import require_run_first
     from bestiary.inference.conformal import conformal_threshold, explain_full_set
     from bestiary.inference.event_answers import write_events
     from bestiary.inference.output_formats.conversion import Conversion
@@ -128,6 +129,7 @@ def predict(
     from bestiary.progress import make_reporter
 
     paths, uris = remote.split_uris(named)
+    require_run_first(run, paths)
     out, output_uri = remote.locate_output(output)
     check_uri_options(uris, output_uri, table, group, heatmaps, link_into, form)
     if cluster is not None:

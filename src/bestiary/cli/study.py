@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from bestiary.cli.app import app
+from bestiary.cli.completion import complete_override, complete_words
 from bestiary.cli.options import (
     AsJson,
     BoxesOption,
@@ -68,7 +69,8 @@ def study(
         str | None,
         typer.Option(
             help="original: crop, resize, mirrored copies, normalised, longer, then bestiary's methods. crop: whole"
-            " pictures against the boxes in them."
+            " pictures against the boxes in them.",
+            autocompletion=complete_words("original", "crop"),
         ),
     ] = None,
     seeds: Annotated[
@@ -80,7 +82,11 @@ def study(
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Override a recipe setting of all recipes that use it: section.key=value."),
+        typer.Option(
+            "--set",
+            help="Override a recipe setting of all recipes that use it: section.key=value.",
+            autocompletion=complete_override,
+        ),
     ] = None,
     labels: Labels = None,
     classes: Classes = None,

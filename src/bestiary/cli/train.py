@@ -9,6 +9,7 @@ import typer
 
 from bestiary.cli import options
 from bestiary.cli.app import app
+from bestiary.cli.completion import complete_run
 from bestiary.cli.output import print_run
 from bestiary.cli.usage import CommandWithExamples
 from bestiary.errors import InterruptedRun, UserError, require_extra
@@ -55,7 +56,7 @@ def train(
     ] = False,
     out: Annotated[Path | None, typer.Option(help="The run folder; default: runs/<date>-<method>-<digest>.")] = None,
     budget: Annotated[str | None, typer.Option(help="Time limit, report included: 90s, 10m, 2h, 1h30m.")] = None,
-    resume: Annotated[Path | None, typer.Option(help="Resume an interrupted run.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Resume an interrupted run.", autocompletion=complete_run)] = None,
     log: Annotated[options.ExperimentLog | None, typer.Option(help=LOG_HELP)] = None,
     device: options.DeviceOption = options.Device.auto,
     cluster: options.ClusterOption = None,

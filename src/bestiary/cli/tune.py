@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from bestiary.cli.app import app
+from bestiary.cli.completion import complete_backbone, complete_override, complete_search
 from bestiary.cli.options import (
     AsJson,
     BoxesOption,
@@ -53,13 +54,24 @@ def tune(
         typer.Option(min=1, help="Total number of trials; without --budget 60 (probe), 30 (scratch), 20 (finetune)."),
     ] = None,
     search: Annotated[
-        list[str] | None, typer.Option(help="Setting to search: section.key=low..high or section.key=[value, value].")
+        list[str] | None,
+        typer.Option(
+            help="Setting to search: section.key=low..high or section.key=[value, value].",
+            autocompletion=complete_search,
+        ),
     ] = None,
-    backbone: Annotated[str | None, typer.Option(help="As in train, but one; then it is not searched.")] = None,
+    backbone: Annotated[
+        str | None,
+        typer.Option(help="As in train, but one; then it is not searched.", autocompletion=complete_backbone),
+    ] = None,
     recipe: RecipeName = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", help="section.key=value, overrides the recipe; then it is not searched."),
+        typer.Option(
+            "--set",
+            help="section.key=value, overrides the recipe; then it is not searched.",
+            autocompletion=complete_override,
+        ),
     ] = None,
     labels: Labels = None,
     classes: Classes = None,

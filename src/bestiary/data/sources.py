@@ -33,7 +33,7 @@ from bestiary.data.label_map import ClassNaming, find_label, match_folders, warn
 from bestiary.data.nested_folders import FolderContents, describe_contents, nested_notices
 from bestiary.data.notices import SOURCE_FORMAT, UNUSED_COLUMN, SourceNotice
 from bestiary.errors import SourceError
-from bestiary.files import cache_folder, require_local_source
+from bestiary.files import cache_folder, find_close_path, require_local_source
 from bestiary.picture_formats import PICTURE_SUFFIXES
 from bestiary.progress import Reporter, SilentReporter
 from bestiary.text import format_names, printable
@@ -160,7 +160,8 @@ def report_notices(notices: Sequence[SourceNotice], reporter: Reporter) -> None:
 def _list_source(source: Path, reading: FolderReading, options: ReadOptions, context: Context) -> PictureList:
     require_local_source(source)
     if not os.path.exists(webdataset.expand_shards(source)[0]):  # noqa: PTH110 - Path.exists raises for names that are too long
-        raise SourceError(f"There is nothing at {source}. Pass a folder with one folder of pictures per class.")
+        guess = f' Did you mean "{close}"?' if (close := find_close_path(source)) else ""
+        raise SourceError(f"There is nothing at {source}.{guess} Pass a folder with one folder of pictures per class.")
     if not is_text(source.absolute()):
         raise SourceError(f"The name {printable(str(source.absolute()))} is not valid Unicode. Rename it.")
     if manifest.is_manifest(source) and not options.facts() and not options.boxes:
@@ -173,8 +174,9 @@ def _list_source(source: Path, reading: FolderReading, options: ReadOptions, con
     elif is_archive(source):
         listing = _list_archive(source, reading)
     else:
+        kind = "one picture" if source.suffix.lower() in PICTURE_SUFFIXES else "a file"
         raise SourceError(
-            f"{source} is a file.{describe_unknown_json(source)} Expected a folder, or a table"
+            f"{source} is {kind}.{describe_unknown_json(source)} Expected a folder, or a table"
             f" ({', '.join(sorted(TABLE_SUFFIXES))}), or an archive ({', '.join(SUFFIXES)}), or a format that is"
             f" recognised; --format names one of {', '.join(form.name for form in FORMATS)}."
         )

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -148,6 +149,14 @@ def _json(values: dict[str, Any]) -> str:
     return re.sub(r"\[[-+\d.eE,\s]+\]", lambda match: " ".join(match.group().split()), text)
 
 
+def require_run_first(run: Path, paths: Iterable[str | Path]) -> None:
+    """Raise RunError if a run is among the paths of pictures, and the path of the run is none: they are swapped."""
+    if not os.path.exists(run / BUNDLE_NAME):  # noqa: PTH110 - unlike Path.exists, it does not raise for long names
+        for path in paths:
+            if os.path.isfile(os.path.join(path, BUNDLE_NAME)):  # noqa: PTH113, PTH118 - the same
+                raise RunError(f"{run} is no run, but {path} is: RUN comes first, then the pictures.")
+
+
 def read_bundle(run: Path) -> Bundle:
     """Return the bundle of a finished run, after checking that it is complete and that its graph has its digest.
 
@@ -162,6 +171,11 @@ def read_bundle(run: Path) -> Bundle:
         if inside := sorted(path.parent for path in run.glob(f"*/{BUNDLE_NAME}")):
             names = ", ".join(map(str, inside[:MAX_RUNS]))
             raise RunError(f"{run} is a folder of runs, and no run itself. Give one of them: {names}.") from None
+        if not (run / "asked.toml").exists():
+            raise RunError(
+                f"{run} is no run: it has no finished model, {BUNDLE_NAME}. Give the folder that `bestiary train`"
+                " printed, or runs/latest."
+            ) from None
         raise RunError(f"{run} has no finished model: {BUNDLE_NAME} is missing. Train again, or resume it.") from None
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise RunError(f"{run / BUNDLE_NAME} is damaged or of another version of bestiary: {error}.") from None
