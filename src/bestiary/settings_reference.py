@@ -38,7 +38,7 @@ SETTING_CONSUMERS: dict[tuple[str, ...], dict[str, str]] = {
     LOOP: {
         "augment": "mirror crop_min_area colour_jitter erasing vertical_mirror turn policy",
         "train": "epochs batch_size learning_rate weight_decay momentum label_smoothing optimiser schedule"
-        " warmup_epochs patience_epochs precision size_from size_to checkpoint_seconds device sync_batch_norm",
+        " warmup_epochs patience_epochs precision size_from size_to checkpoint_seconds device",
     },
     SCRATCH: {"model": "network filters", "train": "sync_batch_norm"},
     ("probe",): {
