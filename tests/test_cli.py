@@ -87,6 +87,18 @@ def test_help_lists_the_commands_quickly() -> None:
     assert loaded.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize("name", ["audit", "train"])
+@pytest.mark.parametrize("below", ["", "audit", "cat/new"])
+def test_nothing_is_written_among_the_pictures(bestiary: Call, tmp_path: Path, name: str, below: str) -> None:
+    for label in ("cat", "dog"):
+        (tmp_path / "pictures" / label).mkdir(parents=True)
+    (tmp_path / "link").symlink_to("pictures")
+    done = bestiary(name, "pictures", "--out", f"link/{below}")
+    assert done.code == 2
+    assert "is in the folder of the pictures, pictures, and would be read with them" in done.err
+    assert sorted(path.name for path in (tmp_path / "pictures").rglob("*")) == ["cat", "dog"]
+
+
 def test_a_prediction_imports_neither_recipes_nor_connections() -> None:
     """They take longer than the prediction of a picture."""
     heavy = (

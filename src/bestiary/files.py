@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,20 @@ def require_local_path(path: Path) -> None:
     """Raise UserError if an output looks like a URL: as a path it would be a folder named `s3:`."""
     if URL_SCHEME.match(str(path)):
         raise UserError(f"{hide_passwords(str(path))} looks like a URL; expected a file or folder on this computer.")
+
+
+def require_outside(output: Path | None, folders: Iterable[Path]) -> None:
+    """Raise UserError if an output would lie in one of the folders of pictures, with which it would be read later."""
+    for folder in folders:
+        if (
+            output is not None
+            and folder.is_dir()
+            and Path(os.path.realpath(output)).is_relative_to(os.path.realpath(folder))
+        ):
+            raise UserError(
+                f"{output} is in the folder of the pictures, {folder}, and would be read with them next time. Choose an"
+                " --out outside of it."
+            )
 
 
 def require_local_source(path: Path) -> None:

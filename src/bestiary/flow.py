@@ -20,7 +20,7 @@ from bestiary.evaluation.group_scores import measure_group_scores
 from bestiary.evaluation.loss_curves import describe_fit
 from bestiary.evaluation.model_audit import add_model_issues, describe_model_issues, settle_label_check
 from bestiary.export.finalize import train_and_finalize
-from bestiary.files import read_json
+from bestiary.files import read_json, require_outside
 from bestiary.profiling import PeakMemory
 from bestiary.recipe import Recipe
 from bestiary.report.results import Run, finish_run, write_results
@@ -75,6 +75,7 @@ def train(
     timer, check = context.timer, quick_estimate.budget_check([requested], budget_seconds, context)
     requested = backbone_choice.settle_backbone(requested, context)
     check_log_supported(log, requested)
+    require_outside(out, source.paths)
     run_folder.require_free_folder(out)
     with PeakMemory() as memory:
         # ---- Data: measure, audit, split ---------------------------------------------------------------------------

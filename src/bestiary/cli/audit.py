@@ -53,6 +53,7 @@ def audit(
     from bestiary.cluster.ray_table_map import open_table_map
     from bestiary.data.assign_splits import why_not_trainable
     from bestiary.data.formats.read_options import make_read_options
+    from bestiary.files import require_outside
     from bestiary.locks import output_lock
     from bestiary.progress import make_reporter
 
@@ -61,6 +62,7 @@ def audit(
     )
     reading = make_read_options(format_name, columns, pictures_folder, leave_out, boxes)
     reporter = make_reporter(quiet=quiet)
+    require_outside(out, pictures)
     with output_lock(out):
         with open_table_map(cluster, threads=threads, reporter=reporter) as table_map:
             dataset = flow.audit(

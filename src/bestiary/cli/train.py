@@ -76,6 +76,7 @@ def train(
     from bestiary.cluster.train import connect_job, connect_resumed_job
     from bestiary.context import Context
     from bestiary.data.formats.read_options import make_read_options
+    from bestiary.files import require_outside
     from bestiary.locks import output_lock
     from bestiary.machine import is_main_process
     from bestiary.progress import make_reporter
@@ -119,6 +120,7 @@ def train(
         leakage.check_leak_report_supported(values)
     reading = make_read_options(format_name, columns, pictures_folder, leave_out, boxes)
     budget_seconds = None if budget is None else options.parse_duration(budget)
+    require_outside(out, pictures)
     run_folder.require_free_folder(out)
     # Another process with the same --out is refused before it works on the pictures.
     with (
