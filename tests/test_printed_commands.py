@@ -116,7 +116,8 @@ def test_fine_tuning_names_what_installs_torch_where_it_is_missing(run: Path, mo
     for spec, is_named in ((object(), False), (None, True)):
         monkeypatch.setattr(run_summary_module, "find_spec", lambda _, spec=spec: spec)
         [step] = [step for step in next_steps(summarise_run(files)) if step.what == "Try fine-tuning."]
-        assert ("pip install" in step.why and "torch]" in step.why) == is_named
+        assert ("pip install" in step.needed and "torch]" in step.needed) == is_named
+        assert ("It needs torch, which is not installed here." in step.why) == is_named
 
 
 def test_advice_knows_the_backbone_and_its_size(run: Path) -> None:

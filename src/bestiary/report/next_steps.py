@@ -36,7 +36,8 @@ class NextStep:
     """One step: what, why (with numbers), a command if one does it, and the section of the report that shows more.
 
     gain: estimated rise of macro-F1, not a bound; None if the run cannot estimate it. points: the text for the gain.
-    is_first: whether the other estimates depend on this step. then: a command that shows what the first one changed.
+    is_first: whether the other estimates depend on this step. then: a command that shows what the first one changed;
+    needed: one that installs what it needs, if that is missing here.
     """
 
     what: str
@@ -47,6 +48,7 @@ class NextStep:
     points: str = "about +{} points"
     is_first: bool = False
     then: str = ""
+    needed: str = ""
 
     @property
     def worth(self) -> str:
@@ -230,8 +232,8 @@ def _iter_training_steps(summary: RunSummary) -> Iterator[NextStep]:
             " photographs of objects."
         )
         if summary.torch:
-            why += f" It needs torch, which is not installed here: {summary.torch}"
-        yield NextStep("Try fine-tuning.", why, summary.finetune, then=summary.compare)
+            why += " It needs torch, which is not installed here."
+        yield NextStep("Try fine-tuning.", why, summary.finetune, then=summary.compare, needed=summary.torch)
 
 
 def _iter_calibration_steps(metrics: Mapping[str, Any]) -> Iterator[NextStep]:
