@@ -69,7 +69,6 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """For the whole session, so that fixtures of any scope and the processes that tests start share it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BESTIARY_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.setenv("RAY_worker_niceness", "0")  # at Ray's 15, other tests would leave its workers no processor
         yield
 
 

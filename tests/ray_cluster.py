@@ -51,8 +51,6 @@ class TwoNodes:
 class SharedRay:
     """The cluster that the tests of this process share while they follow one another: one at a time."""
 
-    FIXTURES = ("local_ray", "two_nodes")
-
     def __init__(self) -> None:
         self._fixture, self._stack = "", contextlib.ExitStack()
         self._cluster: Any = None

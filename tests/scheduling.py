@@ -16,7 +16,8 @@ FIRST_GROUPS = (
     *("test_cli.py", "test_finetune.py", "test_timm_backbone.py", "test_printed_commands.py"),
     *("test_one_pass.py", "test_readme.py", "test_tune_processes.py"),
 )
-CLUSTERS = ("local_ray", "two_nodes")  # the fixtures, in the order of the tests that use them: the first starts in less
+# Fixtures, in the order of the tests that use them, so that each cluster is started once.
+CLUSTERS = ("local_ray", "two_nodes")
 
 
 def group_of_file(path: str) -> str:
