@@ -87,13 +87,13 @@ def test_help_lists_the_commands_quickly() -> None:
     assert loaded.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("name", ["audit", "train"])
+@pytest.mark.parametrize("command", ["audit", "train", "tune", "study --preset original"])
 @pytest.mark.parametrize("below", ["", "audit", "cat/new"])
-def test_nothing_is_written_among_the_pictures(bestiary: Call, tmp_path: Path, name: str, below: str) -> None:
+def test_nothing_is_written_among_the_pictures(bestiary: Call, tmp_path: Path, command: str, below: str) -> None:
     for label in ("cat", "dog"):
         (tmp_path / "pictures" / label).mkdir(parents=True)
     (tmp_path / "link").symlink_to("pictures")
-    done = bestiary(name, "pictures", "--out", f"link/{below}")
+    done = bestiary(*command.split(), "pictures", "--out", f"link/{below}")
     assert done.code == 2
     assert "is in the folder of the pictures, pictures, and would be read with them" in done.err
     assert sorted(path.name for path in (tmp_path / "pictures").rglob("*")) == ["cat", "dog"]

@@ -25,7 +25,7 @@ from bestiary.data.assign_splits import assign_splits
 from bestiary.data.dataset import AuditedDataset, DataSource, load_dataset
 from bestiary.errors import IntegrityError, InterruptedRun, MachineError, RecipeError, RunError, SourceError, UserError
 from bestiary.evaluation.model_audit import add_model_issues
-from bestiary.files import require_local_path
+from bestiary.files import require_local_path, require_outside
 from bestiary.machine import is_out_of_memory_error, world_size
 from bestiary.progress import SilentReporter
 from bestiary.recipe import Recipe, ResolvedRecipe
@@ -154,6 +154,7 @@ def study(
     request = StudyRequest(source, entries, seeds, options.budget_seconds, context)
     folder = _default_folder(request) if out is None else Path(out)
     require_local_path(folder)
+    require_outside(None if out is None else folder, source.paths)
     manifest = read_manifest(folder)
     if manifest is not None:
         check_same_study(folder, manifest, entries, options.budget_seconds)

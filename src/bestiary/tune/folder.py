@@ -11,7 +11,7 @@ from typing import Any
 
 from bestiary.data.dataset import DataSource
 from bestiary.errors import MachineError, RunError
-from bestiary.files import is_occupied, require_local_path
+from bestiary.files import is_occupied, require_local_path, require_outside
 from bestiary.recipe import Recipe
 from bestiary.run_folder import RUNS
 from bestiary.tune.storage_location import FILE_NAME, STUDY_ID, StorageLocation, load_study_id, locate_storage
@@ -38,6 +38,7 @@ def locate_search(
     """
     folder = RUNS / f"tune-{recipe.model.method}-{_digest(source, recipe)}" if out is None else Path(out)
     require_local_path(folder)
+    require_outside(None if out is None else folder, source.paths)
     location, study = locate_storage(storage, folder), f"tune-{recipe.model.method}"
     path = location.path
     try:
