@@ -30,7 +30,7 @@ def _read_origin() -> dict[str, Any]:
 
     Run from a checkout that is not installed, it is the checkout.
     """
-    import importlib.metadata  # here, for it costs as much as numpy at the start of every command
+    import importlib.metadata  # here, for few commands need it, and each would take longer to start
 
     recorded = None
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
