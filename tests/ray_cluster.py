@@ -57,7 +57,7 @@ class SharedRay:
 
     def local(self) -> Any:
         """Return the module `ray`, connected to a cluster on this computer whose processors are free."""
-        if self._fixture == "local_ray" and not _wait_for_processors(self._cluster):
+        if self._fixture == "local_ray" and not wait_for_processors(self._cluster):
             self.stop()  # a test has left something that works, or has ended the connection
         return self._get("local_ray", start_local)
 
@@ -155,6 +155,16 @@ def wait_for(path: Path) -> None:
         time.sleep(0.02)
 
 
+def wait_for_processors(ray: Any) -> bool:
+    """Return whether all processors of the cluster of this process become free in time."""
+    end = time.monotonic() + FREE_SECONDS
+    while ray.is_initialized() and time.monotonic() < end:
+        if ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"]:
+            return True
+        time.sleep(0.05)
+    return False
+
+
 @contextmanager
 def _surroundings_of_workers() -> Iterator[None]:
     """Let the workers that are started import the modules of this folder, and Ray Train look at its workers often."""
@@ -163,16 +173,6 @@ def _surroundings_of_workers() -> Iterator[None]:
         patch.setenv("PYTHONPATH", os.pathsep.join(folders))
         patch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # instead of 2 s: it notes an end or a death sooner
         yield
-
-
-def _wait_for_processors(ray: Any) -> bool:
-    """Return whether all processors of the cluster of this process become free in time."""
-    end = time.monotonic() + FREE_SECONDS
-    while ray.is_initialized() and time.monotonic() < end:
-        if ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"]:
-            return True
-        time.sleep(0.05)
-    return False
 
 
 def _init(ray: Any, cpus: int) -> None:

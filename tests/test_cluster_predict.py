@@ -22,6 +22,7 @@ from pyarrow import parquet
 pytest.importorskip("ray")
 
 import ray
+from ray.data import DataContext
 
 import ray_cluster
 from bestiary import api_predict
@@ -251,6 +252,34 @@ def test_what_a_worker_raises_is_the_message_of_the_command(
     assert not out.exists()
     assert predict(out, "--cluster", "local").code == 0
     assert_same(out, alone)
+
+
+@pytest.mark.slow
+def test_workers_of_a_failed_job_free_their_processors_while_its_error_is_kept(
+    local_ray: Any, job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prediction_worker, "PredictionWorker", UnansweredWorker)
+    predictor = Predictor(job / "run")
+    pictures = [job / line for line in (job / "list.txt").read_text().splitlines()]
+    started = start_job(tmp_path / "out.csv", pictures, {})
+    with pytest.raises(MachineError, match="Nothing answers") as kept:
+        run_job(started, predictor, "local", reporter=SilentReporter())
+    assert ray_cluster.wait_for_processors(local_ray)
+    assert str(kept.value) == "Nothing answers for s3://bucket/new."
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray Data's context, of its own settings
+def test_a_cluster_whose_processors_another_job_has(
+    local_ray: Any, predict: Callable[..., Done], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(vars(DataContext.get_current()), "execution_no_progress_timeout_s", 3)
+    other = ray.remote(num_cpus=2)(threading.Barrier).remote(1)
+    ray.get(other.wait.remote())
+    done = predict(tmp_path / "out.csv", "--cluster", "local")
+    ray.kill(other)
+    assert done.code == 2
+    assert "Other jobs may have its processors: see `ray status`. What was predicted is kept" in done.err
 
 
 def wait_for_commits(out: Path) -> int:

@@ -101,7 +101,7 @@ def test_a_server_without_its_driver(
 
 def test_searches_of_two_folders_do_not_meet_on_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SQLite stands in for the server: what differs is that locks and trials lie in the folder of the search."""
-    server, source = f"sqlite:///{tmp_path / 'server.db'}", DataSource(tmp_path)
+    server, source = f"sqlite:///{tmp_path / 'server.db'}", DataSource(tmp_path / "pictures")
     monkeypatch.setattr(folder_module, "locate_storage", lambda _, folder: StorageLocation(folder / "tune.db", server))
     folders = [locate_search(tmp_path / name, server, source, Recipe()) for name in ("a", "b", "a")]
     storages = [TrialStorage(folder.storage, folder.study) for folder in folders]

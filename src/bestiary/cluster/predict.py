@@ -249,6 +249,8 @@ def _watch_commits(work: WorkFolder, advance: Advance) -> Iterator[None]:
 def _explain_errors(job: PredictionJob) -> Iterator[None]:
     """Raise the errors of workers as they are, and those of the cluster with the way on."""
     ray, output = import_ray(), job.work.output
+    from ray.data.exceptions import ExecutionTimeoutError
+
     way = "What was predicted is kept: the same command goes on." if job.is_resumable else NOT_RESUMABLE
     try:
         yield
@@ -260,6 +262,11 @@ def _explain_errors(job: PredictionJob) -> Iterator[None]:
         if isinstance(error.cause, OSError):
             raise MachineError(f"A worker cannot write beside {output}: {error.cause}. {way}") from None
         raise
+    except ExecutionTimeoutError:
+        raise MachineError(
+            f"The workers of the cluster have done nothing for too long. Other jobs may have its processors: see"
+            f" `ray status`. {way}"
+        ) from None
     except ray.exceptions.RayError as error:
         reason = describe_ray_error(error)
         if START_FAILURE in str(error):

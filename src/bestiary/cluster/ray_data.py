@@ -6,6 +6,7 @@ Imports Ray, so it is imported where a job runs and on its workers only.
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from ray.data.block import BlockMetadata
 from ray.data.checkpoint import CheckpointConfig
 from ray.data.checkpoint.checkpoint_filter import CheckpointManager
 from ray.data.datasource import BlockBasedFileDatasink
+from ray.data.exceptions import ExecutionTimeoutError
 
 from bestiary.cluster.picture_list import ListChunk, read_list_chunk
 from bestiary.cluster.quiet import quiet_data
@@ -100,7 +102,8 @@ def run_rows(
     """Let workers make the rows that are not done: tables of `ID` and `PICTURE` in, tables of `ID` and `ROW` out.
 
     worker: a class that is made once in each of at most `workers` processes with the arguments, and called with tables.
-    Raises RayTaskError with what a worker raises as its cause.
+    Raises RayTaskError with what a worker raises as its cause, ExecutionTimeoutError if nothing has moved for the
+    time that Ray Data's context sets, which is half an hour. All processors are free again afterwards.
     """
     if ray.util.client.ray.is_connected():  # Ray Data cannot work through ray:// (2.60): a process of the cluster does
         shared = WorkFolder(work.output.absolute())
@@ -110,20 +113,42 @@ def run_rows(
     source = ChunkSource(work.pictures, chunks, done)
     if not source.count:
         return
-    with _job_settings(work):
-        helpers = max(1, int(workers * HELPERS_PER_WORKER))
-        # Tasks that read would wait for ever where workers have all processors (Ray 2.60).
-        rows = ray.data.read_datasource(source, override_num_blocks=source.count, num_cpus=0, concurrency=helpers)
-        rows = rows.map_batches(
-            worker,
-            fn_constructor_args=tuple(arguments),
-            batch_size=None,  # a block, so that a chunk is computed and committed as a whole
-            batch_format="pyarrow",
-            num_cpus=1,
-            compute=ActorPoolStrategy(min_size=1, initial_size=min(workers, source.count), max_size=workers),
-            max_task_retries=MAX_RETRIES,
-        )
-        rows.write_datasink(RowSink(work.chunks), ray_remote_args={"num_cpus": 0}, concurrency=helpers)
+    try:
+        with _job_settings(work):
+            _map_rows(source, RowSink(work.chunks), worker, arguments, workers)
+    except (ray.exceptions.RayError, ExecutionTimeoutError, KeyboardInterrupt) as error:
+        _release_workers(error)
+        raise
+
+
+def _map_rows(source: ChunkSource, sink: RowSink, worker: type, arguments: Sequence[Any], workers: int) -> None:
+    helpers = max(1, int(workers * HELPERS_PER_WORKER))
+    # Tasks that read would wait for ever where workers have all processors (Ray 2.60).
+    rows = ray.data.read_datasource(source, override_num_blocks=source.count, num_cpus=0, concurrency=helpers)
+    rows = rows.map_batches(
+        worker,
+        fn_constructor_args=tuple(arguments),
+        batch_size=None,  # a block, so that a chunk is computed and committed as a whole
+        batch_format="pyarrow",
+        num_cpus=1,
+        compute=ActorPoolStrategy(min_size=1, initial_size=min(workers, source.count), max_size=workers),
+        max_task_retries=MAX_RETRIES,
+    )
+    rows.write_datasink(sink, ray_remote_args={"num_cpus": 0}, concurrency=helpers)
+
+
+def _release_workers(error: BaseException) -> None:
+    """Let the workers of a failed job end, by forgetting where the error and those before it came from.
+
+    Ray Data 2.60 ends workers when nothing refers to them any more, and frames in the tracebacks do, also in cycles.
+    Until then they keep their processors, so that the next job on this connection could wait for ever.
+    """
+    errors: list[BaseException] = [error]
+    for raised in errors:
+        raised.__traceback__ = None
+        causes = raised.__cause__, raised.__context__
+        errors += [cause for cause in causes if cause is not None and cause not in errors]
+    gc.collect()
 
 
 @contextlib.contextmanager
