@@ -52,6 +52,23 @@ def test_few_pictures_make_few_directions_and_many_are_sampled() -> None:
     assert PrincipalSubspace.fit(wide).directions.shape[1] == DIRECTIONS
 
 
+@pytest.mark.parametrize("count", [24, 39])
+def test_the_subspace_of_few_pictures_is_that_of_their_covariance(count: int) -> None:
+    """Fewer pictures than channels take the smaller matrix of their products."""
+    features = rng.normal(size=(count, 40)).astype(np.float32) * np.arange(1, 41, dtype=np.float32)
+    features[-3:] = features[:3]  # the same pictures again: of lower rank
+    space = PrincipalSubspace.fit(features)
+    standardised = (features - space.mean) / space.scale
+    directions = np.linalg.eigh(standardised.astype(np.float64).T @ standardised)[1][:, ::-1][:, : count // 2]
+    np.testing.assert_allclose(space.directions @ space.directions.T, directions @ directions.T, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_subspace_of_equal_pictures_is_finite() -> None:
+    space = PrincipalSubspace.fit(np.ones((6, 40), np.float32))
+    np.testing.assert_allclose(space.directions.T @ space.directions, np.eye(3), atol=1e-6)
+
+
 def with_subspace() -> tuple[OutputCalibration, NDArray[np.float32], NDArray[np.float32]]:
     maps = maps_of(IMAGES)
     features, logits = maps.mean(axis=(2, 3)), HEAD.logits(maps)

@@ -39,11 +39,10 @@ class PrincipalSubspace:
         """Fit the subspace to training features (n, channels)."""
         sample = features[subsample_indices(len(features), seed=seed)].astype(np.float32, copy=False)
         mean, scale = sample.mean(axis=0), sample.std(axis=0) + np.float32(1e-3)
-        standardised = (sample - mean) / scale
-        with single_blas_thread():  # two threads of LAPACK wait for each other: up to ten times the processor time
-            _, vectors = np.linalg.eigh(standardised.T @ standardised)
         count = max(1, min(DIRECTIONS, len(sample) // 2, sample.shape[1] // 2))
-        return cls(mean, scale, np.ascontiguousarray(vectors[:, ::-1][:, :count], np.float32))
+        with single_blas_thread():  # two threads of LAPACK wait for each other: up to ten times the processor time
+            directions = _principal_directions((sample - mean) / scale, count)
+        return cls(mean, scale, np.ascontiguousarray(directions, np.float32))
 
     def inside_norm(self, features: FeatureMatrix) -> AnyFloats:
         """Return the fraction of the squared norm of features (n, channels) within the subspace, (n,), 0..1."""
@@ -53,3 +52,19 @@ class PrincipalSubspace:
         scaled = (features.astype(np.float64) - self.mean) / self.scale
         inside = ((scaled @ self.directions) ** 2).sum(axis=1)
         return np.asarray(inside / np.maximum((scaled**2).sum(axis=1), 1e-12))
+
+
+def _principal_directions(standardised: Float32s, count: int) -> Float32s:
+    """Return the first principal directions of features (n, channels), orthonormal: (channels, count)."""
+    pictures, channels = standardised.shape
+    if pictures >= channels:
+        return _leading_eigenvectors(standardised.T @ standardised, count)
+    scores = _leading_eigenvectors(standardised @ standardised.T, count)  # of the smaller of the two matrices
+    directions, _ = np.linalg.qr(standardised.T @ scores)
+    return directions
+
+
+def _leading_eigenvectors(matrix: Float32s, count: int) -> Float32s:
+    """Return the eigenvectors of the largest eigenvalues of a symmetric matrix (n, n), in that order: (n, count)."""
+    _, vectors = np.linalg.eigh(matrix)
+    return vectors[:, ::-1][:, :count]

@@ -23,6 +23,7 @@ File = TypeVar("File", bound=PictureFile)
 MEASURE_SECONDS, GLANCE_SECONDS = 1.0, 0.1
 START_SECONDS = 0.5  # of loading a graph into an engine
 WARM_UP_PICTURES = 8
+EXACT_REPEATS, QUICK_REPEATS = 10, 3  # of the reference workload
 REFERENCE_WORKLOAD_SECONDS = 0.0175  # on the reference machine of `FixedCosts`
 
 
@@ -77,14 +78,14 @@ def measure_decode_throughput(
     return Throughput(0.0, pictures / (time.perf_counter() - began))
 
 
-def machine_slowdown() -> float:
-    """Return the time of plain numpy and Python relative to the reference machine.
+def machine_slowdown(repeats: int = EXACT_REPEATS) -> float:
+    """Return the time of plain numpy and Python relative to the reference machine, the median of some repeats.
 
     On one thread: where another program uses a core, two wait for each other, and the machine would seem to be slower
     by three times than the stages that follow find it.
     """
     with single_blas_thread():
-        return statistics.median(_time_reference_workload() for _ in range(10)) / REFERENCE_WORKLOAD_SECONDS
+        return statistics.median(_time_reference_workload() for _ in range(repeats)) / REFERENCE_WORKLOAD_SECONDS
 
 
 def evenly_spaced(paths: Sequence[File], count: int = 512) -> list[File]:

@@ -20,6 +20,8 @@ from bestiary.training.methods import build_training_setup
 from bestiary.training.probe import candidate_c_values, probe_views, sample_counts
 from bestiary.training.task import TrainingTask
 from bestiary.training.throughput import (
+    EXACT_REPEATS,
+    QUICK_REPEATS,
     Throughput,
     evenly_spaced,
     machine_slowdown,
@@ -79,7 +81,7 @@ class MachineProfile:
         self._is_exact = is_exact
         self._feature_throughput: dict[tuple[str, int, Precision], Throughput] = {}
         self._epoch_throughput: dict[tuple[object, ...], EpochThroughput] = {}
-        self.slowdown = machine_slowdown()
+        self.slowdown = machine_slowdown(EXACT_REPEATS if is_exact else QUICK_REPEATS)
 
     def feature_throughput(self, task: TrainingTask, precision: Precision) -> Throughput:
         """Return how fast the features of a task's pictures are computed."""
