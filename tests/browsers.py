@@ -129,5 +129,18 @@ def is_firefox(browser: Any) -> bool:
 
 def tap(locator: Any) -> None:
     """Tap an element; click it in Firefox, where Playwright's taps do nothing by BiDi."""
-    has_taps = locator.page.context.browser.browser_type.name != "firefox"
-    locator.tap() if has_taps else locator.click()
+    locator.click() if _runs_in_firefox(locator.page) else locator.tap()
+
+
+def serious_violations(page: Any) -> list[str]:
+    """Return the serious violations of accessibility that axe finds in a page, in Chromium; none in Firefox.
+
+    Its rules look at the document and its computed styles, which are the same there, and take ten seconds for a report.
+    """
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    violations = [] if _runs_in_firefox(page) else axe.run(page).response["violations"]
+    return [f"{one['id']}: {one['nodes'][:2]}" for one in violations if one["impact"] in ("serious", "critical")]
+
+
+def _runs_in_firefox(page: Any) -> bool:
+    return bool(page.context.browser.browser_type.name == "firefox")

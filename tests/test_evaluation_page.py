@@ -23,6 +23,7 @@ from bestiary.files import read_json
 from bestiary.report.comparison_page import write_comparison
 from bestiary.report.evaluation_page import write_evaluation_page
 from bestiary.report.present_classes import present_metrics
+from browsers import serious_violations
 from test_report import Outline
 from test_report_page import LOOKS
 
@@ -170,9 +171,7 @@ def open_page(browser: Any, look: dict[str, Any]) -> Iterator[Any]:
 
 
 def check_layout(page: Any) -> None:
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
-    found = axe.run(page).response["violations"]
-    assert [f"{one['id']}: {one['nodes'][:2]}" for one in found if one["impact"] in ("serious", "critical")] == []
+    assert serious_violations(page) == []
     assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
 
 

@@ -26,7 +26,7 @@ from bestiary.review.app import create_app
 from bestiary.review.decisions import DecisionLog
 from bestiary.review.review_session import ReviewSession
 from bestiary.web.settings import ServerSettings
-from browsers import tap
+from browsers import serious_violations, tap
 from reviewed_run import plant
 from served import served_here
 
@@ -245,22 +245,16 @@ def test_pictures_and_neighbours_are_loaded(review: Review) -> None:
     indirect=True,
 )
 def test_axe_finds_no_serious_violation_in_any_view(review: Review) -> None:
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     review.page.wait_for_function("() => document.querySelectorAll('#neighbours img').length === 6", timeout=60_000)
-
-    def serious() -> list[str]:
-        violations = axe.run(review.page).response["violations"]
-        return [f"{v['id']}: {v['nodes']}" for v in violations if v["impact"] in ("serious", "critical")]
-
-    assert serious() == []
+    assert serious_violations(review.page) == []
     review.press("r")
-    assert serious() == []
+    assert serious_violations(review.page) == []
     review.press("Escape", "?")
-    assert serious() == []
+    assert serious_violations(review.page) == []
     review.press("Escape")
     choose(review, "outlier")
     review.press("k")
-    assert serious() == []
+    assert serious_violations(review.page) == []
 
 
 @pytest.mark.parametrize("review", [PHONE], ids=["phone"], indirect=True)

@@ -15,6 +15,7 @@ from playwright import sync_api as playwright
 
 from bestiary.class_thresholds import ClassThreshold, as_bundle_values
 from bestiary.inference.bundle import read_bundle
+from browsers import serious_violations
 from served import served
 from tiny_model import coloured, write_run
 
@@ -128,11 +129,6 @@ def labels(page: Any, count: int) -> list[str]:
     return [str(text).split("\n")[0] for text in page.locator(".label").all_inner_texts()]
 
 
-def axe(page: Any) -> list[str]:
-    violations = pytest.importorskip("axe_playwright_python.sync_playwright").Axe().run(page).response["violations"]
-    return [f"{v['id']}: {v['help']}" for v in violations if v["impact"] in ("serious", "critical")]
-
-
 def test_dropped_pictures_get_predictions_in_order(new_page: Any) -> None:
     page = new_page()
     page.evaluate(AS_DROP, encoded("red", "blue", "grey"))
@@ -193,13 +189,13 @@ def test_a_screen_reader_announces_the_prediction(new_page: Any) -> None:
 def test_the_page_fits_and_is_accessible(new_page: Any, options: dict[str, Any]) -> None:
     page = new_page(**options)
     assert page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches") is ("color_scheme" in options)
-    assert axe(page) == []
+    assert serious_violations(page) == []
     page.set_input_files("#files", sent("red", "blue", "grey"))
     labels(page, 3)
     page.get_by_role("button", name="Show heatmap").first.click()
     playwright.expect(page.locator("canvas").first).to_be_visible()
     page.wait_for_timeout(400)  # until the cards are opaque: axe measures contrast
-    assert axe(page) == []
+    assert serious_violations(page) == []
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert page.locator("#photograph").is_visible() is bool(options.get("has_touch"))
 
@@ -232,7 +228,7 @@ def test_the_api_documentation_loads_nothing_from_other_sites(new_page: Any, add
     page.goto(f"{address}docs")
     playwright.expect(page.get_by_role("heading", name="Classify pictures")).to_be_visible()
     assert all(url.startswith((address, "data:")) for url in requests)
-    assert axe(page) == []
+    assert serious_violations(page) == []
 
 
 def test_the_token_is_asked_for_and_kept(new_context: Callable[..., Any], token_address: str) -> None:
@@ -278,4 +274,4 @@ def test_a_model_without_exact_heatmaps_says_so(new_context: Callable[..., Any],
     expected = "No heatmaps: an exact one is not possible for tiny, as its features are its class token."
     playwright.expect(legend).to_have_text(expected)
     assert page.get_by_role("button", name="Show heatmap").count() == 0
-    assert axe(page) == []
+    assert serious_violations(page) == []

@@ -6,9 +6,9 @@ Imports Ray, so it is imported where a job runs and on its workers only.
 from __future__ import annotations
 
 import contextlib
-import gc
 import json
 from collections.abc import Callable, Iterator, Sequence
+from gc import collect as collect_garbage
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +148,7 @@ def _release_workers(error: BaseException) -> None:
         raised.__traceback__ = None
         causes = raised.__cause__, raised.__context__
         errors += [cause for cause in causes if cause is not None and cause not in errors]
-    gc.collect()
+    collect_garbage()
 
 
 @contextlib.contextmanager
