@@ -101,8 +101,11 @@ def measure_files(
     measured = _drop_stale(cached.join(files, on=files.columns, how="semi", maintain_order="left"))
     missing = files.join(measured, on=KEY, how="anti", maintain_order="left").select(KEY)
     unrelated = cached.join(files, on=KEY, how="anti", maintain_order="left")
-    if measured.height and missing.height:
+    if measured.height:
         title = f"{title} that are new or changed"
+    if not missing.height:
+        with context.reporter.progress(title, 0):  # a stage without a line would seem to be left out
+            pass
     new, count, next_save = [pl.DataFrame(schema=MEASUREMENT_COLUMNS)], 0, time.monotonic() + SAVE_EVERY_SECONDS
     if context.cluster is None:
         tables = _iter_tables(_measure_all(missing, limits, context, rules, title))
