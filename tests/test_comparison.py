@@ -307,6 +307,12 @@ def test_the_page_shows_what_changed(
     (two[0] / "resolved.toml").write_text('seed = 0\n\n[picture]\nsize = 224\nfit = "squash"\n')
     (two[1] / "resolved.toml").write_text('seed = 0\n\n[picture]\nsize = 96\nfit = "squash"\n[probe]\nc = [1, 2]\n')
     assert differing_settings(list(map(str, two))) == [("picture.size", ["224", "96"]), ("probe.c", ["–", "1, 2"])]
+    (two[1] / "environment.json").write_text('{"corrections": {"file": "c.csv", "keep": 3, "drop": 0}}')
+    corrections = [row for row in differing_settings(list(map(str, two))) if row[0].startswith("corrections")]
+    assert corrections == [
+        (f"corrections.{name}", ["–", value]) for name, value in {"file": "c.csv", "keep": "3", "drop": "0"}.items()
+    ]
+    (two[1] / "environment.json").unlink()
     command(capsys, *map(str, two), "--out", str(tmp_path / "out.html"), "--resamples", "100")
     page = (tmp_path / "out.html").read_text(encoding="utf-8")
     runs = align_runs([read_run_predictions(run) for run in two], intersection=False)
