@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -26,6 +27,7 @@ pytest.importorskip("sklearn")
 
 from bestiary import __version__, flow, table
 from bestiary.cli.app import COMMANDS
+from bestiary.cli.output import describe_predict_command
 from bestiary.demo.dataset import SyntheticDataset, make_synthetic_dataset
 from bestiary.inference.heatmap import overlay_heatmap
 from bestiary.install_command import install_command
@@ -675,6 +677,13 @@ def test_audit_of_sound_pictures_is_strictly_fine(bestiary: Call, collection: Sy
     assert bestiary("audit", collection.folder, "--strict", "--quiet").code == 0
 
 
+def test_the_next_command_after_training_is_one_line_that_a_shell_can_read(tmp_path: Path) -> None:
+    run = tmp_path / "Anna's runs" / "first"
+    text = describe_predict_command(run)
+    assert "\n" not in text
+    assert shlex.split(text.partition("new pictures: ")[2])[-3:] == ["predict", str(run), "PICTURES"]
+
+
 def test_train_keeps_stdout_clean_and_ends_with_the_run(
     bestiary: Call, collection: SyntheticDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -686,6 +695,7 @@ def test_train_keeps_stdout_clean_and_ends_with_the_run(
     assert (tmp_path / run / "metrics.json").is_file()
     assert run.parent == Path("runs")
     assert lines[-2] == f"Report: {run / 'report.html'}"
+    assert done.err.splitlines()[-1].endswith(f" predict {run} PICTURES")
     report = (run / "classification_report.txt").read_text(encoding="utf-8")
     assert "".join(f"{line}\n" for line in lines[:-4]) == f"{report}\n"
     headline = r"Right (\d+ times in 100|for \d+ of \d+ test pictures) \(95\xa0% interval .*\)\. "

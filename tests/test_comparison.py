@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -260,6 +261,22 @@ def test_the_command_draws_what_it_prints(
     assert values["differences"][0]["run"] == str(two[1])
 
 
+@pytest.mark.parametrize("columns", ["80", "100", "130", "200"])
+def test_a_narrow_terminal_cuts_nothing_off(
+    columns: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", columns)
+    rows = [("runs/[bold]2026-11-29-020808-probe", "0.9667 (0.8333 to 0.9941)", "")]
+    rows += [("  minus the first", "+0.0000 (+0.0000 to +0.0000) no significant difference", "0.25")]
+    comparison_page.print_text_table(("run", "accuracy [%]", "McNemar p"), rows, "30 test pictures.")
+    printed = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    assert "…" not in printed
+    words = {word for row in rows for cell in row for word in cell.split()} | {"[%]", "McNemar", "30", "pictures."}
+    assert words <= set(printed.replace("│", " ").replace("┃", " ").split())
+    assert all(len(line) <= int(columns) for line in printed.splitlines())
+
+
 def test_names_are_escaped_on_the_page(two: tuple[Path, Path], tmp_path: Path) -> None:
     odd = Path(shutil.copytree(two[1], tmp_path / "a<b>&c"))
     found = compare_runs(
@@ -290,6 +307,12 @@ def test_the_page_shows_what_changed(
     (two[0] / "resolved.toml").write_text('seed = 0\n\n[picture]\nsize = 224\nfit = "squash"\n')
     (two[1] / "resolved.toml").write_text('seed = 0\n\n[picture]\nsize = 96\nfit = "squash"\n[probe]\nc = [1, 2]\n')
     assert differing_settings(list(map(str, two))) == [("picture.size", ["224", "96"]), ("probe.c", ["–", "1, 2"])]
+    (two[1] / "environment.json").write_text('{"corrections": {"file": "c.csv", "keep": 3, "drop": 0}}')
+    corrections = [row for row in differing_settings(list(map(str, two))) if row[0].startswith("corrections")]
+    assert corrections == [
+        (f"corrections.{name}", ["–", value]) for name, value in {"file": "c.csv", "keep": "3", "drop": "0"}.items()
+    ]
+    (two[1] / "environment.json").unlink()
     command(capsys, *map(str, two), "--out", str(tmp_path / "out.html"), "--resamples", "100")
     page = (tmp_path / "out.html").read_text(encoding="utf-8")
     runs = align_runs([read_run_predictions(run) for run in two], intersection=False)

@@ -120,12 +120,57 @@ def test_doubtful_labels_are_no_headline_and_say_what_is_expected() -> None:
     assert "label" not in run_verdict(summary)
     [step] = [step for step in next_steps(summary) if "doubtful" in step.what]
     assert step.gain is None
-    assert "Of 40 doubtful labels, about 2 (0 to 4) are expected to be wrong" in step.why
+    assert "Probably about 2 of the 40 doubtful labels are wrong (95 % interval 0 to 4)" in step.why
     sound = RunSummary(
         metrics,
         {"cat": 500, "dog": 500},
         suspects={"train": 40},
         label_issues=LabelIssueSummary(40, 0.97, 0.9, 0.8, 1.0),
     )
-    assert "Wrong labels: about 36 (32 to 40) of the 40 suspect ones" in run_verdict(sound)
-    assert any("about 36 (32 to 40) are expected to be wrong" in step.why for step in next_steps(sound))
+    expected = "about 36 of the 40 suspect labels"
+    assert f"Wrong labels: probably {expected} (95 % interval 32 to 40), perhaps more." in run_verdict(sound)
+    assert any(f"Probably {expected} are wrong (95 % interval 32 to 40)" in step.why for step in next_steps(sound))
+
+
+@pytest.mark.parametrize(
+    ("count", "precision", "low", "high", "sentence"),
+    [
+        (2, 0.1, 0.0, 0.5, "Probably none of the 2 doubtful labels is wrong (95 % interval 0 to 1). They may be"),
+        (2, 0.1, 0.0, 0.2, "Probably none of the 2 doubtful labels is wrong. They may be"),
+        (
+            2,
+            0.4,
+            0.0,
+            1.0,
+            "Perhaps about 1 of the 2 doubtful labels is wrong; any number from 0 to 2 is possible, for they are few.",
+        ),
+        (2, 0.9, 0.5, 1.0, "Probably both suspect labels are wrong (95 % interval 1 to 2)."),
+        (3, 0.95, 0.7, 1.0, "Probably all 3 suspect labels are wrong (95 % interval 2 to 3)."),
+        (
+            3,
+            0.3,
+            0.0,
+            0.7,
+            "Probably about 1 of the 3 doubtful labels is wrong (95 % interval 0 to 2), perhaps more. The",
+        ),
+        (
+            1,
+            0.9,
+            0.8,
+            0.97,
+            "The suspect label is probably wrong, with a probability of 90 % (95 % interval 80 to 97 %).",
+        ),
+        (1, 0.02, 0.0, 1.0, "The doubtful label may be wrong or correct: one is too few for an estimate."),
+        (
+            9_000,
+            0.6,
+            0.5,
+            0.7,
+            "Probably about 5,400 of the 9,000 suspect labels are wrong (95 % interval 4,500 to 6,300),",
+        ),
+    ],
+)
+def test_the_sentence_about_wrong_labels_fits_small_and_large_counts(
+    count: int, precision: float, low: float, high: float, sentence: str
+) -> None:
+    assert LabelIssueSummary(count, 0.9, precision, low, high).describe().startswith(sentence)

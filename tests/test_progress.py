@@ -11,6 +11,7 @@ import pytest
 
 pytest.importorskip("sklearn")
 
+import bestiary
 from bestiary import flow, progress, stages
 from bestiary.context import Context
 from bestiary.demo.dataset import SyntheticDataset
@@ -66,6 +67,9 @@ def test_cached_results_are_not_counted_as_all_pictures(
     second = capsys.readouterr().err
     assert "Reading pictures that are new or changed: 1 in" in second
     assert "Checking labels: done in" in second
+    flow.audit(folder, recipe=SMALL, reporter=LogReporter())
+    third = capsys.readouterr().err
+    assert third.startswith("[1/4] Reading pictures that are new or changed: 0 in")
 
 
 def test_all_stages_of_training_and_evaluation_are_reported(
@@ -79,8 +83,16 @@ def test_all_stages_of_training_and_evaluation_are_reported(
     assert numbers == sorted(numbers)
     assert set(numbers) == set(range(1, len(STAGES["train"]) + 1))
     flow.evaluate(run.path, Context.create(reporter=LogReporter(), job="evaluate"))
-    assert [title for _, _, title in STAGE.findall(capsys.readouterr().err)] == [
-        "Predicting",
-        "Computing metrics",
-        "Writing the report",
+    assert STAGE.findall(capsys.readouterr().err) == [
+        ("1", "3", "Predicting"),
+        ("2", "3", "Computing metrics"),
+        ("3", "3", "Writing the report"),
+    ]
+    bestiary.evaluate(run.path, faulty.folder, reporter=LogReporter())
+    assert STAGE.findall(capsys.readouterr().err) == [
+        ("1", "5", "Reading pictures that are new or changed"),
+        ("2", "5", "Searching for duplicates"),
+        ("3", "5", "Checking for shortcuts"),
+        ("4", "5", "Searching for duplicates of training pictures"),
+        ("5", "5", "Predicting"),
     ]

@@ -515,11 +515,12 @@ def test_the_number_of_wrong_labels_is_a_fact_and_a_headline_where_it_is_reliabl
     sound = RunSummary(
         metrics, {}, suspects={"train": 50, "test": 20}, label_issues=LabelIssueSummary(70, 1, 0.9, 0.8, 1)
     )
-    assert "Wrong labels: about 63 (56 to 70) of the 70 suspect ones, a low estimate." in verdict.run_verdict(sound)
+    headline = "Wrong labels: probably about 63 of the 70 suspect labels (95 % interval 56 to 70), perhaps more."
+    assert headline in verdict.run_verdict(sound)
     doubtful = replace(sound, label_issues=LabelIssueSummary(70, 0.8, 0.02, 0, 0.05))
     assert (
         str(verdict.list_run_facts(doubtful)[-1])
-        == "Wrong labels: about 1 (0 to 4) of the 70 doubtful ones, a low estimate."
+        == "Wrong labels: probably about 1 of the 70 doubtful labels (95 % interval 0 to 4), perhaps more."
     )
     assert "labels" not in verdict.run_verdict(doubtful)
     unchecked = RunSummary(metrics, {}, label_check="data.suspects is false")
@@ -569,7 +570,7 @@ def test_steps_name_the_class_that_lacks_pictures_and_the_pair_that_is_confused(
     assert [step.worth for step in steps[:2]] == ["about +3.3 points", ""]
     assert "has 20 training pictures, where the median class has 200" in steps[0].why
     assert "Most often confused with cow: 10 times, in both directions" in steps[1].why
-    assert "disagrees with them: 3 training, 1 test." in steps[3].why
+    assert "disagrees with them: 3 training pictures, 1 test picture." in steps[3].why
     assert steps[3].worth == ""
     assert "found 1 shortcut:" in steps[4].why
 

@@ -214,7 +214,7 @@ def evaluate(
         return flow.evaluate(path, Context.create(threads, reporter, FeaturesConfig(device=device), "evaluate"))
     reading = make_read_options(format, columns, pictures_folder, leave_out, boxes)
     source = DataSource(pictures, labels, corrections, label_depth, tuple(classes or ()), reading=reading)
-    context = Context.create(threads, reporter, FeaturesConfig(device=device))
+    context = Context.create(threads, reporter, FeaturesConfig(device=device), "evaluate pictures")
     evaluation = evaluate_external(path, source, context, name=name)
     write_evaluation_page(evaluation.path, threads=threads)
     return evaluation

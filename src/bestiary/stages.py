@@ -9,7 +9,7 @@ from typing import Literal
 
 from bestiary.progress import Advance, Reporter
 
-Job = Literal["audit", "train", "resume", "evaluate", "tune", "study"]
+Job = Literal["audit", "train", "resume", "evaluate", "evaluate pictures", "tune", "study"]
 Stage = tuple[str, ...]  # how the titles begin that belong to one stage
 
 MEASURE: Stage = ("Unpacking", "Reading pictures")
@@ -20,6 +20,7 @@ PLAN: Stage = ("Estimating the time",)
 FIT: Stage = ("Computing features", "Computing activations", "Decoding pictures", "Fitting", "Epoch")
 VERIFY: Stage = ("Verifying",)
 CURVE: Stage = ("Learning curve",)
+COPIES: Stage = ("Searching for duplicates of training pictures",)
 PREDICT: Stage = ("Predicting",)
 SCORE: Stage = ("Computing metrics",)
 TEST: Stage = (*PREDICT, *SCORE)  # a probe's test pictures are predicted by its features, others from their files
@@ -32,7 +33,8 @@ STAGES: dict[Job, Sequence[Stage]] = {
     "audit": (*DATA, LABELS),
     "train": (*DATA, PLAN, LABELS, *FINISH),
     "resume": FINISH,
-    "evaluate": ((*MEASURE, *DUPLICATES), PREDICT, SCORE, REPORT),
+    "evaluate": (PREDICT, SCORE, REPORT),
+    "evaluate pictures": (*DATA, COPIES, PREDICT),
     "tune": (*DATA, TRIALS, RESCORE, (*LABELS, *WINNER)),
     "study": (*DATA, LABELS, WINNER),
 }

@@ -92,7 +92,7 @@ def evaluate(
     else:
         names = () if classes is None else tuple(parse_names(classes))
         source = DataSource(pictures, labels, corrections, label_depth, names, reading=reading)
-        context = Context.create(threads, reporter, features)
+        context = Context.create(threads, reporter, features, "evaluate pictures")
         evaluation = evaluate_external(run, source, context, name=name)
         write_evaluation_page(evaluation.path, threads=threads)
         _print_external(evaluation, as_json, with_notices=quiet or not is_stderr_stdout())

@@ -34,6 +34,13 @@ def format_program() -> str:
     return f"{shlex.quote(sys.executable)} -m bestiary"
 
 
+def describe_predict_command(run: Path) -> str:
+    """Return the command that classifies new pictures with a run, as a sentence for stderr."""
+    return (
+        f"Open the report in a browser. Then new pictures: {format_program()} predict {shlex.quote(str(run))} PICTURES"
+    )
+
+
 def print_run(run: Run, as_json: bool, *, leaks: Mapping[str, Any] | None = None) -> None:
     """Print the scores and verdict of a run, its leak report if any, and its paths; or all as JSON."""
     from bestiary import run_folder

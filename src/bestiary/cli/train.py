@@ -10,7 +10,7 @@ import typer
 from bestiary.cli import options
 from bestiary.cli.app import app
 from bestiary.cli.completion import complete_run
-from bestiary.cli.output import print_run
+from bestiary.cli.output import describe_predict_command, print_run
 from bestiary.cli.usage import CommandWithExamples
 from bestiary.errors import InterruptedRun, UserError, require_extra
 from bestiary.text import format_names
@@ -92,6 +92,8 @@ def train(
         with connect_resumed_job(cluster, workers, resume, threads=threads, reporter=reporter) as remote:
             run = flow.resume(resume, threads=threads, reporter=reporter, **remote)
         print_run(run, as_json)
+        if not as_json:
+            reporter.info(describe_predict_command(run.path))
         return
     if not pictures:
         raise UserError("PICTURES is missing. Give a folder with one folder of pictures for each class.")
@@ -147,6 +149,8 @@ def train(
             raise InterruptedRun(None, message=NOT_BEGUN) from None
     leaks = leakage.leak_report(run.path, Context.create(threads, reporter)) if leak_report else None
     print_run(run, as_json, leaks=leaks)
+    if not as_json:
+        reporter.info(describe_predict_command(run.path))
 
 
 def _check_resume_options(ctx: typer.Context) -> None:

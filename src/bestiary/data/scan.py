@@ -51,7 +51,7 @@ def scan_pictures(listing: PictureList, limits: DecodeLimits, context: Context) 
     files = (
         listed.select(KEY).unique(maintain_order=True).join(unreadable, on="path", how="anti", maintain_order="left")
     )
-    measured = measure_files(files, cache_path(listed, limits, context), limits, context)
+    measured = measure_files(files, cache_path(listed, limits, context), limits, context, is_stage=True)
     return listed.join(pl.concat([measured, unreadable]), on=KEY, how="left", maintain_order="left")
 
 
@@ -89,9 +89,11 @@ def measure_files(
     *,
     rules: DecodeRules = RULES,
     title: str = "Reading pictures",
+    is_stage: bool = False,
 ) -> pl.DataFrame:
     """Return the measurements of files, columns of `ImageMeasurements`, in any order; `title` names the progress.
 
+    is_stage: whether a line says so if there is nothing to measure; a stage without one would seem to be left out.
     files: columns `path` and `box`, each pair once; if there is a `sha256` too, only a file with that content is taken
     from the cache. memory: file of the cache, which keeps the measurements of further files; None: nothing is cached.
     """
@@ -101,8 +103,11 @@ def measure_files(
     measured = _drop_stale(cached.join(files, on=files.columns, how="semi", maintain_order="left"))
     missing = files.join(measured, on=KEY, how="anti", maintain_order="left").select(KEY)
     unrelated = cached.join(files, on=KEY, how="anti", maintain_order="left")
-    if measured.height and missing.height:
+    if measured.height:
         title = f"{title} that are new or changed"
+    if is_stage and not missing.height:
+        with context.reporter.progress(title, 0):
+            pass
     new, count, next_save = [pl.DataFrame(schema=MEASUREMENT_COLUMNS)], 0, time.monotonic() + SAVE_EVERY_SECONDS
     if context.cluster is None:
         tables = _iter_tables(_measure_all(missing, limits, context, rules, title))

@@ -129,7 +129,7 @@ def _read_settings(run: Path) -> dict[str, Any]:
     """Return the recipe of a run with all defaults, its keys joined by dots, and the pictures it was trained on."""
     recipe, environment = run / "resolved.toml", run / "environment.json"
     facts = read_json(environment) if environment.exists() else {}
-    settings = {name: facts[name] for name in RECORDED if facts.get(name)}
+    settings = _flatten({name: facts[name] for name in RECORDED if facts.get(name)})
     return settings | (_flatten(tomllib.loads(recipe.read_text(encoding="utf-8"))) if recipe.exists() else {})
 
 

@@ -19,6 +19,7 @@ from bestiary.version import __version__
 
 NAMES = {"accuracy": "accuracy", "macro_f1": "macro-F1", "log_loss": "log-loss"}
 COLUMNS = ("run", *NAMES.values(), "only the first correct", "only this correct", "McNemar p")
+ELLIPSIS = "…"  # in place of what Rich cuts off
 COLORS = {"better": "right", "worse": "wrong", NO_DIFFERENCE: "muted"}
 
 
@@ -93,7 +94,10 @@ def print_comparison(comparison: Mapping[str, Any]) -> None:
 
 
 def print_text_table(columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> None:
-    """Print a table with its caption: with borders on a terminal, as aligned plain text elsewhere."""
+    """Print a table with its caption: with borders on a terminal, as aligned plain text elsewhere.
+
+    A terminal that is too narrow for the table gets a paragraph for each row, where nothing is cut off.
+    """
     if not sys.stdout.isatty():
         lines = [columns, *rows]
         widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
@@ -103,12 +107,33 @@ def print_text_table(columns: Sequence[str], rows: Sequence[Sequence[str]], capt
         sys.stdout.write(caption + "\n")
         return
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
+    from rich.text import Text
 
-    table = Table(*columns, caption=caption)
+    table, console = Table(Column(columns[0], no_wrap=True), *columns[1:], caption=Text(caption)), Console()
     for row in rows:
-        table.add_row(*row)
-    Console().print(table)
+        table.add_row(*map(Text, row))  # a name of a run is no markup
+    with console.capture() as printed:
+        console.print(table)
+    if ELLIPSIS not in printed.get():
+        console.print(table)
+    else:
+        console.print(_format_paragraphs(columns, rows), caption, sep="\n\n", markup=False, highlight=False)
+
+
+def _format_paragraphs(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a paragraph for each row: its first cell, then a line for each other cell that is not empty.
+
+    >>> print(_format_paragraphs(["run", "accuracy", "p"], [("runs/a", "0.9", "")]))
+    runs/a
+      accuracy  0.9
+    """
+    width = max(map(len, columns[1:]))
+    paragraphs = (
+        [first.strip(), *(f"  {name:{width}}  {cell}" for name, cell in zip(columns[1:], cells, strict=True) if cell)]
+        for first, *cells in rows
+    )
+    return "\n\n".join("\n".join(lines) for lines in paragraphs)
 
 
 def _differences_plot(comparison: Mapping[str, Any], metric: str) -> Drawing:

@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
-from bestiary.checks import ALTERS_MODEL
+from bestiary.checks import ALTERS_MODEL, find_check
 from bestiary.evaluation.learning_curve import WORTH
 from bestiary.evaluation.loss_curves import overfitting_point
 from bestiary.recipe_sections import BACKBONE_SIZES
 from bestiary.report.format import format_metric, format_short_percent
 from bestiary.report.run_summary import RunSummary
 from bestiary.report.verdict import MIN_CONFUSIONS, classes_by_f1
+from bestiary.text import format_count
 
 WEAK_BY = 0.03  # a class is weak when its F1 is this far below the mean of all classes
 FEW_FRACTION = 0.5  # a class has few training pictures when it has less than this fraction of the median class
@@ -184,13 +185,14 @@ def _describe_use(summary: RunSummary) -> str:
     if summary.metrics.get("folds"):
         return "like all pictures of this run, they are training pictures in some folds and test pictures in another"
     splits = (("train", "training"), ("val", "validation"), ("test", "test"))
-    return ", ".join(f"{summary.suspects[split]:,} {name}" for split, name in splits if summary.suspects.get(split))
+    counts = ((summary.suspects.get(split, 0), name) for split, name in splits)
+    return ", ".join(format_count(n, f"{name} picture") for n, name in counts if n)
 
 
 def _iter_finding_steps(issues: Mapping[str, int]) -> Iterator[NextStep]:
     serious = {check: issues[check] for check in ALTERS_MODEL if check != "suspect-label" and issues.get(check)}
     if serious:
-        counts = ", ".join(f"{n:,} {check}" for check, n in serious.items())
+        counts = ", ".join(find_check(check).format_count(n) for check, n in serious.items())
         affect = "it affects" if sum(serious.values()) == 1 else "they affect"
         yield NextStep(
             "Check the findings.",

@@ -49,7 +49,7 @@ def run_server(app: FastAPI, server_socket: socket.socket, settings: ServerSetti
         timeout_graceful_shutdown=round(2 * settings.seconds),
     )
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # malformed forms are the client's fault
-    reporter.info("Stop with Ctrl-C.")
+    reporter.info("Open the address in a browser. Stop with Ctrl-C.")
     signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again after the shutdown: exit with code 0
     with contextlib.suppress(KeyboardInterrupt):
         uvicorn.Server(config).run(sockets=[server_socket])

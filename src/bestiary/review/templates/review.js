@@ -116,7 +116,7 @@ const showItem = async (item) => {
   byId("split").textContent = item.split ? { train: "training picture", val: "validation picture", test: "test picture" }[item.split] : "";
   byId("note").value = "";
   byId("reasons").replaceChildren(...item.reasons.map((reason) => make("li", {},
-    make("span", { className: "badge", textContent: checks().get(reason.check).one }), reason.message)));
+    make("span", { className: "badge", textContent: checks().get(reason.check).one }), reason.message.replaceAll(" %", "\u00a0%"))));
   byId("remedy").textContent = checks().get(item.reasons[0].check).remedy;
   byId("duplicates").hidden = !(item.alike.length || item.copies.length);
   byId("near-duplicates").replaceChildren(...item.alike.map((row) => makeThumbnail(row, item)));
@@ -244,7 +244,7 @@ const bulk = () => {
   const item = current(), count = bulkItems().length, check = checks().get(bulkCheck());
   const suggested = item.suggested && item.suggested !== item.label ? item.suggested : "";
   byId("bulk-text").textContent = `${plural(count, "undecided picture", "undecided pictures")} of “${check.many}” labelled ${item.label}` +
-    `${suggested ? `, perhaps ${suggested}` : ""}. You have not looked at all of them.`;
+    `${suggested ? `, perhaps ${suggested}` : ""}.${count > 1 ? " You have not looked at all of them." : ""}`;
   const button = document.querySelector('[data-bulk="relabel"]');
   button.hidden = !suggested;
   button.textContent = `Relabel all as ${suggested}`;

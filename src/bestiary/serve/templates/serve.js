@@ -69,7 +69,7 @@ const loadModel = async () => {
   find("#model").textContent = model.name;
   find("#calibration").textContent = model.calibration;
   const first = model.classes.slice(0, 30), more = model.classes.length - first.length;
-  find("#classes").textContent = `Classes: ${first.join(", ")}${more > 0 ? ` and ${more} more` : ""}. For anything else the prediction is “unknown”.`;
+  find("#classes").textContent = `Classes: ${first.join(", ")}${more > 0 ? ` and ${more} more` : ""}. Anything else should be “unknown”, but may get one of these labels.`;
 };
 
 // ---- Cards -----------------------------------------------------------------------------------------------------
