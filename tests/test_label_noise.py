@@ -142,7 +142,7 @@ def test_doubtful_labels_are_no_headline_and_say_what_is_expected() -> None:
             0.4,
             0.0,
             1.0,
-            "Perhaps about 1 of the 2 doubtful labels is wrong; any number from 0 to 2 is possible, for they are few.",
+            "Perhaps about 1 of the 2 doubtful labels is wrong; any number from 0 to 2 is possible, as they are few.",
         ),
         (2, 0.9, 0.5, 1.0, "Probably both suspect labels are wrong (95 % interval 1 to 2)."),
         (3, 0.95, 0.7, 1.0, "Probably all 3 suspect labels are wrong (95 % interval 2 to 3)."),

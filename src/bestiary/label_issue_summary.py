@@ -55,7 +55,7 @@ class LabelIssueSummary:
         >>> LabelIssueSummary(1, 0.97, 0.04, 0.0, 0.1).describe()
         'The doubtful label is probably correct; it is wrong with a probability of 4 % (95 % interval 0 to 10 %).'
         >>> LabelIssueSummary(2, 0.97, 0.4, 0.0, 1.0).describe()
-        'Perhaps about 1 of the 2 doubtful labels is wrong; any number from 0 to 2 is possible, for they are few.'
+        'Perhaps about 1 of the 2 doubtful labels is wrong; any number from 0 to 2 is possible, as they are few.'
         """
         if self.count == 1 and self._is_vague():
             return f"The {self.kind} label may be wrong or correct: one is too few for an estimate."
@@ -67,7 +67,7 @@ class LabelIssueSummary:
         expected, _, _ = self._round_counts()
         are = "is" if expected < 2 else "are"
         if self._is_vague():
-            possible = f"any number from 0 to {self.count:,} is possible, for they are few"
+            possible = f"any number from 0 to {self.count:,} is possible, as they are few"
             return f"Perhaps {self._format_amount()} {are} wrong; {possible}."
         sentence = f"Probably {self._format_amount()} {are} wrong{self._format_spread()}."
         if not self.is_doubtful:
