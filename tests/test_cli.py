@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -682,6 +683,21 @@ def test_the_next_command_after_training_is_one_line_that_a_shell_can_read(tmp_p
     text = describe_predict_command(run)
     assert "\n" not in text
     assert shlex.split(text.partition("new pictures: ")[2])[-3:] == ["predict", str(run), "PICTURES"]
+
+
+@pytest.mark.parametrize(("winner", "is_named"), [({"trial": 3}, True), (None, False)])
+def test_a_finished_search_names_the_next_command(
+    bestiary: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, winner: dict[str, int] | None, is_named: bool
+) -> None:
+    pytest.importorskip("optuna")
+    run = tmp_path / "search" / "winner"
+    monkeypatch.setattr(
+        import_module("bestiary.tune.tune"), "tune", lambda *_, **__: {"winner": winner, "run": str(run)}
+    )
+    monkeypatch.setattr(import_module("bestiary.cli.tune"), "_print_result", lambda _: None)
+    done = bestiary("tune", tmp_path)
+    assert (done.code, done.out) == (0, "")
+    assert done.err.endswith(f" predict {run} PICTURES\n") == is_named
 
 
 def test_train_keeps_stdout_clean_and_ends_with_the_run(

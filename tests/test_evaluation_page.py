@@ -93,7 +93,7 @@ def test_the_page_says_first_how_far_the_pictures_are(evaluated: Path, evaluatio
     text = outline.text.partition("Evaluation on ")[2]  # without title and style
     positions = [text.index(part) for part in (metrics["shift"]["sentence"], "Macro-F1", "Confusion matrix")]
     assert positions == sorted(positions)
-    assert "1 left out: is not a picture" in text
+    assert "1 left out: not a picture" in text
     assert "bird/broken.jpg" in text
     assert "left out: It is a copy of a picture" in text
     assert "bestiary evaluate" in text

@@ -33,7 +33,7 @@ from bestiary.cli.options import (
     SplitOption,
     Threads,
 )
-from bestiary.cli.output import print_json
+from bestiary.cli.output import describe_predict_command, print_json
 from bestiary.cli.usage import CommandWithExamples
 from bestiary.errors import require_extra
 
@@ -155,7 +155,12 @@ def tune(
         result = tuning.tune(
             source, request, out=out, storage=storage, threads=threads, reporter=reporter, workers=trial_workers
         )
-    print_json(result) if as_json else _print_result(result)
+    if as_json:
+        print_json(result)
+        return
+    _print_result(result)
+    if result["winner"] is not None:
+        reporter.info(describe_predict_command(Path(result["run"])))
 
 
 def _print_result(result: dict[str, Any]) -> None:

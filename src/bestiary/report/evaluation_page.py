@@ -106,7 +106,9 @@ def _left_out(pictures: pl.DataFrame, names: Mapping[str, str]) -> list[dict[str
     rows = pictures.filter(pl.col("split").is_null()).sort("path")
     reasons: dict[str, list[str]] = {}
     for path, error in rows.select("path", "error").iter_rows():
-        reason = (error or "no reason was recorded").replace(path, "").lstrip(" :").partition(":")[0]
+        reason = (
+            (error or "no reason was recorded").replace(path, "").lstrip(" :").partition(":")[0].removeprefix("is ")
+        )
         reasons.setdefault(reason, []).append(names[path])
     room, limited = MAX_LEFT_OUT, []
     for reason, files in sorted(reasons.items(), key=lambda item: (-len(item[1]), item[0])):
