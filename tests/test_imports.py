@@ -21,6 +21,7 @@ BASE = (
     "summary",
     "install_command",
     "errors",
+    "telemetry",
     "costs",
     "stats",
     "class_thresholds",

@@ -11,6 +11,8 @@ import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from bestiary.telemetry import disable_telemetry
+
 __all__ = [
     "BestiaryError",
     "Event",
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
     from bestiary.inference.predictor import Predictor, load
     from bestiary.recipe import Recipe
     from bestiary.version import __version__
+
+disable_telemetry()  # before any library is imported
 
 _MODULES = {
     "BestiaryError": "bestiary.errors",

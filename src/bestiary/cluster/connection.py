@@ -33,7 +33,6 @@ START_FAILURE = "creation task"  # in Ray's error about a worker whose construct
 CLIENT_FAILURE = "Initialization failure from server"  # in that about a `ray://` connection whose process fails
 # Environment variables of Ray (2.60), where the user has not set them; the last two are for clusters started here.
 RAY_ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # or its core writes on the driver's stderr
     "RAY_worker_niceness": "0",  # and not 15: beside other programs, workers get what `predict` without a cluster gets
     # And not 1,000: where workers take all processors, the process that writes chunks would be ended after each, and
@@ -80,10 +79,7 @@ class Cluster:
 
 
 def import_ray() -> Any:
-    """Return the module `ray`; MissingExtraError with the command that installs it if it is missing.
-
-    Ray reports its use to its makers unless told not to; bestiary tells it not to.
-    """
+    """Return the module `ray`; MissingExtraError with the command that installs it if it is missing."""
     for name, value in RAY_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     return import_optional("ray", extra="cluster")

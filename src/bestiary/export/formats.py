@@ -22,6 +22,7 @@ from bestiary.export.graph import OUTPUTS
 from bestiary.inference.bundle import BUNDLE_NAME, GRAPH_NAME, Bundle, Precision, graph_digest
 from bestiary.jpeg import FULL_PIXELS, REDUCED_SIDES, STEADY_INPUT
 from bestiary.picture import LETTERBOX_GREY, Fit
+from bestiary.telemetry import import_openvino
 from bestiary.version import __version__
 
 if TYPE_CHECKING:
@@ -201,7 +202,7 @@ def _write_onnx(source: Path, graph: Path, metadata: dict[str, str]) -> None:
 
 def _convert_to_openvino(source: Path, metadata: dict[str, str]) -> Path:
     """Replace an ONNX file by OpenVINO's two files, .xml and .bin; return the first."""
-    openvino = import_optional("openvino", extra="train")
+    openvino = import_openvino()
     model, graph = openvino.convert_model(source), source.with_name(OPENVINO_NAME)
     for key, value in metadata.items():
         model.set_rt_info(value, ["bestiary", key])

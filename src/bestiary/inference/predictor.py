@@ -16,7 +16,7 @@ from bestiary.batches.decoding import PICTURES_AHEAD, DecodedImage, decode_ahead
 from bestiary.box import BOX_PICTURE_SIZE, Box, Crop, StoredPicture, box_fields
 from bestiary.class_thresholds import BELOW_THRESHOLD, explain_unknown, least_probabilities
 from bestiary.costs import choose_labels
-from bestiary.errors import InputError, RunError, import_optional
+from bestiary.errors import InputError, RunError
 from bestiary.inference.bundle import Bundle, read_bundle
 from bestiary.inference.device_choice import check_device, load_device_engine
 from bestiary.inference.proof import check_processor
@@ -25,6 +25,7 @@ from bestiary.models.engine import Engine, OnnxRuntimeEngine, OpenVINOEngine, Ou
 from bestiary.preprocess import KINDS, Source
 from bestiary.progress import Reporter
 from bestiary.summary import Bar, Row, Summary, SummaryRepr
+from bestiary.telemetry import import_openvino
 
 FAST_ENGINE_MIN_PICTURES = 300  # from this many pictures on, the faster engine makes up for its slower start
 NEXT_CLASSES, THUMBNAIL = 4, 72  # shown in a notebook beside the label; pixels
@@ -301,7 +302,7 @@ def _make_engine(run: Path, bundle: Bundle, name: EngineName, threads: int) -> E
     """
     graph = run / bundle.graph
     if graph.suffix == ".xml" or name == "openvino":
-        import_optional("openvino", extra="train")
+        import_openvino()
         return OpenVINOEngine(graph, threads=threads)
     if name == "fastest" and bundle.precision == "int8" and has_openvino():
         return OpenVINOEngine(graph, threads=threads)

@@ -17,6 +17,7 @@ from bestiary.array_types import Float32s, Pixels
 from bestiary.errors import RunError
 from bestiary.models.accelerators import TITLES, DeviceName
 from bestiary.progress import Reporter
+from bestiary.telemetry import import_openvino
 
 Outputs = dict[str, Float32s]
 ISA_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
@@ -94,8 +95,7 @@ class OpenVINOEngine:
 
     def __init__(self, model: Path | bytes, *, threads: int, precision: Precision = "float32") -> None:
         """Compile the graph, in bfloat16 only if the processor supports it; raises RunError if it cannot be loaded."""
-        import openvino
-
+        openvino = import_openvino()
         kind = openvino.Type.bf16 if precision == "bfloat16" else openvino.Type.f32
         # Not pinned to cores: every process would take the same first ones, however many of them run (2026.4).
         hints = {"INFERENCE_PRECISION_HINT": kind, "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": str(threads)}
@@ -153,9 +153,7 @@ def has_bfloat16() -> bool:
     """
     if not has_openvino() or any(os.environ.get(name, "").upper() in ISA_WITHOUT_BFLOAT16 for name in ISA_LIMITS):
         return False
-    import openvino
-
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def make_engine(

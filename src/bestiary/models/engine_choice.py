@@ -21,7 +21,7 @@ from filelock import FileLock
 
 from bestiary.array_types import Float32s, Pixels
 from bestiary.context import Context
-from bestiary.errors import MachineError, RecipeError, RunError, import_optional
+from bestiary.errors import MachineError, RecipeError, RunError
 from bestiary.files import cache_folder, read_json, write_json
 from bestiary.install_command import install_command
 from bestiary.machine import available_cores
@@ -43,6 +43,7 @@ from bestiary.models.engine import (
 from bestiary.models.onnx_surgery import add_global_pool
 from bestiary.processor import read_processor
 from bestiary.recipe_sections import FeaturesConfig
+from bestiary.telemetry import import_openvino
 
 FOLDER = "engines"  # in the cache folder
 OPENVINO, BFLOAT16 = EngineChoice("openvino", "float32"), EngineChoice("openvino", "bfloat16")
@@ -122,7 +123,7 @@ def choose_engine(graph: Path, size: int, context: Context) -> EngineChoice:
     else:
         accelerator = find_accelerator() if _may_use_accelerator(settings) else None
     if settings.engine == "openvino" or settings.precision == "bfloat16":
-        import_optional("openvino", extra="train")
+        import_openvino()
     if reason := explain_impossible(settings):
         raise RecipeError(
             f'features.precision = "{settings.precision}" is not possible on this computer: {reason}. Set it to'
