@@ -38,6 +38,7 @@ from bestiary.training.loop import FitResult
 from bestiary.training.methods import build_fit_job
 from bestiary.training.task import make_task
 from commands import Call
+from ray_cluster import wait_for_processors
 
 # Ray Train copies the settings of Ray Data, which warn of themselves (2.60).
 pytestmark = pytest.mark.filterwarnings("ignore:.* is deprecated:DeprecationWarning")
@@ -141,8 +142,9 @@ def test_what_one_worker_raises_ends_all_with_the_same_message(local_ray: Any, s
         shutil.rmtree(checkpoints)
         checkpoints.touch()
 
-    with pytest.raises(MachineError, match=r"checkpoints"):
+    with pytest.raises(MachineError, match=r"checkpoints") as kept:
         fit(single, checkpoints.parent, Intervening("Epoch 1:", block))
+    assert wait_for_processors(local_ray), f"although {type(kept.value).__name__} is kept"
 
 
 def test_what_a_worker_raises_arrives_as_it_was() -> None:
@@ -165,8 +167,9 @@ def test_ctrl_c_ends_the_workers(local_ray: Any, single: Run, tmp_path: Path) ->
         raise KeyboardInterrupt
 
     recipe = RECIPE.override({"train": {"epochs": 300}})
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as kept:
         fit(single, tmp_path / "run", Intervening("Epoch 2:", interrupt), recipe)
+    assert wait_for_processors(local_ray), f"although {type(kept.value).__name__} is kept"
     epochs = len(run_folder.read_history(tmp_path / "run"))
     assert 2 <= epochs < 300
 

@@ -35,6 +35,7 @@ from bestiary.tune.storage import TrialStorage
 from bestiary.tune.trial_workers import TrialCancelledError
 from bestiary.tune.tune import SearchRequest, tune
 from listening import Listening
+from ray_cluster import wait_for_processors
 
 RECIPE = Recipe.of(
     {
@@ -179,5 +180,6 @@ def test_a_trial_that_kills_every_worker_is_a_failed_one(
     local_ray: Any, pictures: list[pl.DataFrame], tmp_path: Path
 ) -> None:
     trials = ClusterTrials(WorkerGroup(1, 1), SilentReporter())
-    with pytest.raises(RecipeError, match="killed 3 times: perhaps it needs too much memory"):
+    with pytest.raises(RecipeError, match="killed 3 times: perhaps it needs too much memory") as kept:
         score_on_cluster(trials, pictures, tmp_path / "trial", lambda split, history: kill_task())
+    assert wait_for_processors(local_ray), f"although {type(kept.value).__name__} is kept"
