@@ -242,7 +242,7 @@ def test_a_pinned_engine_is_not_measured(
 def test_bfloat16_is_refused_on_a_processor_without_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, graph: Path
 ) -> None:
-    monkeypatch.setattr(engine_choice, "import_optional", lambda *_, **__: None)
+    monkeypatch.setattr(engine_choice, "import_openvino", lambda: None)
     monkeypatch.setattr(engine_choice, "has_bfloat16", lambda: False)
     context = Context(threads=1, cache=tmp_path, features=FeaturesConfig(precision="bfloat16"))
     with pytest.raises(RecipeError, match="has no instructions for bfloat16"):
