@@ -697,7 +697,7 @@ def test_a_finished_search_names_the_next_command(
     monkeypatch.setattr(import_module("bestiary.cli.tune"), "_print_result", lambda _: None)
     done = bestiary("tune", tmp_path)
     assert (done.code, done.out) == (0, "")
-    assert done.err.endswith(f" predict {run} PICTURES\n") == is_named
+    assert done.err.endswith(f" predict {shlex.quote(str(run))} PICTURES\n") == is_named
 
 
 def test_train_keeps_stdout_clean_and_ends_with_the_run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -12,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -23,13 +25,15 @@ pytest.importorskip("ray")
 
 import ray
 from ray.data import DataContext
+from ray.data.exceptions import ExecutionTimeoutError
+from ray.exceptions import RayError, RayTaskError
 
 import ray_cluster
 from bestiary import api_predict
 from bestiary.array_types import Pixels
 from bestiary.box import Box, Crop, PictureFile, Region
 from bestiary.cluster import predict as cluster_predict
-from bestiary.cluster import prediction_worker
+from bestiary.cluster import prediction_worker, ray_data
 from bestiary.cluster.picture_list import (
     format_picture,
     iter_list_chunks,
@@ -279,7 +283,41 @@ def test_a_cluster_whose_processors_another_job_has(
     done = predict(tmp_path / "out.csv", "--cluster", "local")
     ray.kill(other)
     assert done.code == 2
-    assert "Other jobs may have its processors: see `ray status`. What was predicted is kept" in done.err
+    assert "Other jobs may have the cluster's processors: see `ray status`. What was predicted is kept" in done.err
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray Data's context, of its own settings
+def test_a_failed_job_leaves_the_traceback_of_what_its_caller_handles(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        try:
+            raise RayError("a worker")
+        except RayError:
+            raise RayError("the job") from None
+
+    monkeypatch.setattr(ray_data, "_map_rows", fail)
+    monkeypatch.setattr(ray_data, "_job_settings", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(ray_data, "ChunkSource", lambda *_: SimpleNamespace(count=1))
+    handled = None
+    try:
+        raise ValueError("of the user")
+    except ValueError as error:
+        handled = error
+        with pytest.raises(RayError) as raised:
+            ray_data.run_rows(WorkFolder(Path("a.csv")), [], np.zeros(0, bool), PredictionWorker, [], workers=1)
+    first = raised.value.__context__
+    assert first is not None
+    assert handled.__traceback__ is not None
+    assert (first.__traceback__, first.__context__) == (None, handled)
+
+
+@pytest.mark.parametrize("is_remote", [False, True])
+def test_a_cluster_that_does_not_go_on_is_named_also_through_its_client_port(tmp_path: Path, is_remote: bool) -> None:
+    """A process of the cluster runs the job there, and wraps what it raises."""
+    error: Exception = ExecutionTimeoutError("1,800 s")
+    error = RayTaskError("run_rows", "a traceback", error) if is_remote else error
+    job = PredictionJob(WorkFolder(tmp_path / "a.csv"), 1, is_finished=False)
+    with pytest.raises(MachineError, match="have done nothing"), cluster_predict._explain_errors(job):
+        raise error
 
 
 def wait_for_commits(out: Path) -> int:

@@ -135,8 +135,16 @@ def test_doubtful_labels_are_no_headline_and_say_what_is_expected() -> None:
 @pytest.mark.parametrize(
     ("count", "precision", "low", "high", "sentence"),
     [
-        (2, 0.1, 0.0, 0.5, "Probably none of the 2 doubtful labels is wrong (95 % interval 0 to 1). They may be"),
-        (2, 0.1, 0.0, 0.2, "Probably none of the 2 doubtful labels is wrong. They may be"),
+        (2, 0.1, 0.0, 0.5, "Probably neither of the 2 doubtful labels is wrong (95 % interval 0 to 1). They may be"),
+        (2, 0.1, 0.0, 0.2, "Probably neither of the 2 doubtful labels is wrong. They may be"),
+        (3, 0.1, 0.0, 0.2, "Probably none of the 3 doubtful labels is wrong (95 % interval 0 to 1). They may be"),
+        (
+            2,
+            0.4,
+            0.0,
+            0.7,
+            "Probably about 1 of the 2 doubtful labels is wrong (95 % interval 0 to 1), perhaps more. The other may",
+        ),
         (
             2,
             0.4,
@@ -151,7 +159,7 @@ def test_doubtful_labels_are_no_headline_and_say_what_is_expected() -> None:
             0.3,
             0.0,
             0.7,
-            "Probably about 1 of the 3 doubtful labels is wrong (95 % interval 0 to 2), perhaps more. The",
+            "Probably about 1 of the 3 doubtful labels is wrong (95 % interval 0 to 2), perhaps more. The others may",
         ),
         (
             1,

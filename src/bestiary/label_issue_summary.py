@@ -72,6 +72,8 @@ class LabelIssueSummary:
         sentence = f"Probably {self._format_amount()} {are} wrong{self._format_spread()}."
         if not self.is_doubtful:
             return sentence
+        if self.count - expected == 1:
+            return f"{sentence} The other may be the correct label of a picture that is hard for the model."
         rest = "The others" if expected else "They"
         return f"{sentence} {rest} may be correct labels of pictures that are hard for the model."
 
@@ -91,7 +93,7 @@ class LabelIssueSummary:
         expected, _, _ = self._round_counts()
         if expected == self.count:
             return f"both {self.kind} labels" if self.count == 2 else f"all {self.count:,} {self.kind} labels"
-        amount = f"about {expected:,}" if expected else "none"
+        amount = f"about {expected:,}" if expected else "neither" if self.count == 2 else "none"
         return f"{amount} of the {self.count:,} {self.kind} labels"
 
     def _format_spread(self) -> str:

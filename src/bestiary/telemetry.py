@@ -8,7 +8,7 @@ from types import ModuleType
 
 # Environment variables by which libraries are told, before they are first imported, unless the user has set them.
 VARIABLES = {
-    "ORT_DISABLE_TELEMETRY": "1",  # ONNX Runtime: since 1.32 also on Linux and macOS, with a device id in ~/.cache
+    "ORT_DISABLE_TELEMETRY": "1",  # ONNX Runtime: since 1.29 on Linux, with a device id in ~/.cache
     "RAY_USAGE_STATS_ENABLED": "0",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -36,4 +36,4 @@ def import_openvino() -> ModuleType:
         return import_optional("openvino", extra="train")
     finally:
         if not had_reports:
-            del sys.modules[OPENVINO_REPORTS]
+            sys.modules.pop(OPENVINO_REPORTS, None)  # another thread may have done so

@@ -261,12 +261,13 @@ def _explain_errors(job: PredictionJob) -> Iterator[None]:
             raise _remove_advice(error.cause) from None
         if isinstance(error.cause, OSError):
             raise MachineError(f"A worker cannot write beside {output}: {error.cause}. {way}") from None
+        if isinstance(
+            error.cause, ExecutionTimeoutError
+        ):  # through ray://, where a process of the cluster runs the job
+            raise _idle_error(way) from None
         raise
     except ExecutionTimeoutError:
-        raise MachineError(
-            f"The workers of the cluster have done nothing for too long. Other jobs may have its processors: see"
-            f" `ray status`. {way}"
-        ) from None
+        raise _idle_error(way) from None
     except ray.exceptions.RayError as error:
         reason = describe_ray_error(error)
         if START_FAILURE in str(error):
@@ -275,6 +276,14 @@ def _explain_errors(job: PredictionJob) -> Iterator[None]:
             f"Workers of the cluster died again and again ({reason}). A picture may need more memory than a node has:"
             f" see the logs of Ray. {way}"
         ) from None
+
+
+def _idle_error(way: str) -> MachineError:
+    """Return the error of a cluster that has not gone on for Ray Data's longest time; way: how the user can go on."""
+    return MachineError(
+        "The workers of the cluster have done nothing for too long. Other jobs may have the cluster's processors: see"
+        f" `ray status`. {way}"
+    )
 
 
 def _remove_advice(error: BestiaryError) -> BestiaryError:

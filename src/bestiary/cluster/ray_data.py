@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from gc import collect as collect_garbage
 from pathlib import Path
@@ -113,11 +114,12 @@ def run_rows(
     source = ChunkSource(work.pictures, chunks, done)
     if not source.count:
         return
+    handled = sys.exception()  # by the caller, whose traceback is none of this job
     try:
         with _job_settings(work):
             _map_rows(source, RowSink(work.chunks), worker, arguments, workers)
     except (ray.exceptions.RayError, ExecutionTimeoutError, KeyboardInterrupt) as error:
-        _release_workers(error)
+        _release_workers(error, handled)
         raise
 
 
@@ -137,8 +139,10 @@ def _map_rows(source: ChunkSource, sink: RowSink, worker: type, arguments: Seque
     rows.write_datasink(sink, ray_remote_args={"num_cpus": 0}, concurrency=helpers)
 
 
-def _release_workers(error: BaseException) -> None:
+def _release_workers(error: BaseException, handled: BaseException | None) -> None:
     """Let the workers of a failed job end, by forgetting where the error and those before it came from.
+
+    handled: the exception that the caller was handling when the job began, which keeps its traceback.
 
     Ray Data 2.60 ends workers when nothing refers to them any more, and frames in the tracebacks do, also in cycles.
     Until then they keep their processors, so that the next job on this connection could wait for ever.
@@ -147,7 +151,7 @@ def _release_workers(error: BaseException) -> None:
     for raised in errors:
         raised.__traceback__ = None
         causes = raised.__cause__, raised.__context__
-        errors += [cause for cause in causes if cause is not None and cause not in errors]
+        errors += [cause for cause in causes if cause not in (None, handled, *errors)]
     collect_garbage()
 
 

@@ -142,7 +142,9 @@ def engine_version(engine: str) -> str:
     for package in (engine, f"{engine}-gpu"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions.append(importlib.metadata.version(package))
-    return versions[0] if len(versions) == 1 else str(importlib.import_module(engine).__version__)
+    if len(versions) == 1:
+        return versions[0]
+    return str((import_openvino() if engine == "openvino" else importlib.import_module(engine)).__version__)
 
 
 def has_bfloat16() -> bool:

@@ -163,7 +163,7 @@ def _iter_label_issue_steps(summary: RunSummary) -> Iterator[NextStep]:
         yield NextStep(what, why, command=f"bestiary review {summary.run}", anchor="findings")
         return
     what = "1 suspect label" if n == 1 else f"{n:,} suspect labels"
-    why = f"A cross-validated model disagrees with them: {_describe_use(summary)}."
+    why = f"A cross-validated model disagrees with {'it' if n == 1 else 'them'}: {_describe_use(summary)}."
     if summary.label_issues is not None:
         why += f" {summary.label_issues.describe()}"
     if (summary.relabelling_gain or 0) >= LEAST_GAIN:
@@ -183,7 +183,7 @@ def _iter_label_issue_steps(summary: RunSummary) -> Iterator[NextStep]:
 def _describe_use(summary: RunSummary) -> str:
     """Return the splits of the pictures with suspect labels; in cross-validation each picture is in all."""
     if summary.metrics.get("folds"):
-        return "like all pictures of this run, they are training pictures in some folds and test pictures in another"
+        return "like every picture of this run, for training in some folds and for testing in another"
     splits = (("train", "training"), ("val", "validation"), ("test", "test"))
     counts = ((summary.suspects.get(split, 0), name) for split, name in splits)
     return ", ".join(format_count(n, f"{name} picture") for n, name in counts if n)
