@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -60,8 +61,13 @@ def test_the_version_of_a_build_without_metadata_is_read_without_reports(monkeyp
     def find_no_package(name: str) -> str:
         raise importlib.metadata.PackageNotFoundError(name)
 
-    imported = []
+    imported: list[ModuleType] = []
+
+    def note_import() -> ModuleType:
+        imported.append(openvino)
+        return openvino
+
     monkeypatch.setattr(importlib.metadata, "version", find_no_package)
-    monkeypatch.setattr("bestiary.models.engine.import_openvino", lambda: imported.append(1) or openvino)
+    monkeypatch.setattr("bestiary.models.engine.import_openvino", note_import)
     assert engine_version("openvino") == openvino.__version__
-    assert imported == [1]
+    assert imported == [openvino]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from bestiary.checks import DOUBTFUL_LABEL, AuditCheck, find_check
 
 MAX_WIDTH = 0.9  # of the interval of a probability: a wider one says nothing
+MAX_VAGUE = 10  # labels that are so few that an interval from none to all is said in words
 MIN_PRECISION = 0.5  # with a lower expected precision, suspect labels are called doubtful
 
 
@@ -81,7 +82,7 @@ class LabelIssueSummary:
         """Whether the interval says nothing: anything from none to all of a few labels."""
         if self.count == 1:
             return self.high - self.low > MAX_WIDTH
-        return self._round_counts()[1:] == (0, self.count)
+        return self.count <= MAX_VAGUE and self._round_counts()[1:] == (0, self.count)
 
     def _round_counts(self) -> tuple[int, int, int]:
         """Return how many labels are expected to be wrong, and the ends of the interval."""

@@ -104,7 +104,7 @@ def run_rows(
 
     worker: a class that is made once in each of at most `workers` processes with the arguments, and called with tables.
     Raises RayTaskError with what a worker raises as its cause, ExecutionTimeoutError if nothing has moved for the
-    time that Ray Data's context sets, which is half an hour. All processors are free again afterwards.
+    time that Ray Data's context sets, which is half an hour. All processors are free again after these.
     """
     if ray.util.client.ray.is_connected():  # Ray Data cannot work through ray:// (2.60): a process of the cluster does
         shared = WorkFolder(work.output.absolute())
@@ -142,16 +142,15 @@ def _map_rows(source: ChunkSource, sink: RowSink, worker: type, arguments: Seque
 def _release_workers(error: BaseException, handled: BaseException | None) -> None:
     """Let the workers of a failed job end, by forgetting where the error and those before it came from.
 
-    handled: the exception that the caller was handling when the job began, which keeps its traceback.
-
     Ray Data 2.60 ends workers when nothing refers to them any more, and frames in the tracebacks do, also in cycles.
     Until then they keep their processors, so that the next job on this connection could wait for ever.
+    handled: the exception that the caller was handling when the job began, which keeps its traceback.
     """
     errors: list[BaseException] = [error]
     for raised in errors:
         raised.__traceback__ = None
         causes = raised.__cause__, raised.__context__
-        errors += [cause for cause in causes if cause not in (None, handled, *errors)]
+        errors += [cause for cause in causes if cause is not None and cause not in (handled, *errors)]
     collect_garbage()
 
 
