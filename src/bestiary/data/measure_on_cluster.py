@@ -44,7 +44,7 @@ def iter_measured_tables(
     if not files.height:
         return
     measure = MeasureFiles(limits, rules)
-    together = files.select(KEY).group_by("path", maintain_order=True).agg("box").explode("box")
+    together = files.select(KEY).group_by("path", maintain_order=True).agg("box").explode("box", empty_as_null=False)
     with reporter.progress(title, files.height) as advance:
         for rows in cluster.iter_mapped(measure, together, whole_files=True):
             advance(rows.height)

@@ -217,7 +217,7 @@ def group_by_time(pictures: pl.DataFrame, gap_seconds: float, notices: list[Sour
     """
     times = pl.select(pl.coalesce(pictures["time"], pictures["taken"])).to_series()
     times = _leave_out_unset(times, notices)
-    frame = pl.concat([pictures.select("site", "error"), parse_times(times)], how="horizontal")
+    frame = pictures.select("site", "error").hstack(parse_times(times))
     frame = frame.with_row_index("row").with_columns(text=times)
     usable = frame.filter(pl.col("error").is_null())
     _warn_times(usable, notices)
